@@ -1,0 +1,131 @@
+"""Records and their bytes: Linux's ``struct inotify_event``, both ways.
+
+Requests, replies and events share this one format (``docs/protocol.md``):
+``int32 wd; uint32 mask; uint32 cookie; uint32 len; char name[len]`` in native
+byte order. ``len`` is 0 without a name, else the name and at least one NUL,
+padded to a multiple of 16 (kernel: ``round_event_name_len``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from notifyfs.core import flags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEADER: Final = struct.Struct("=iIII")
+MAX_LEN: Final = 4112
+"""The longest name field: PATH_MAX bytes and their NUL, padded."""
+
+ADD: Final = 0
+HELLO: Final = -1
+STATISTICS: Final = -2
+PENDING: Final = -3
+
+EVENT_FD: Final = 1
+"""Bit 0 of a hello's mask: deliver the events on a descriptor of their own."""
+
+GREETING: Final = b"notifyfs 1"
+
+
+class Record(NamedTuple):
+    """One record: an event, a reply (``X_REPLY`` in its mask) or a request."""
+
+    wd: int
+    mask: int
+    cookie: int = 0
+    name: bytes = b""
+
+    def __bytes__(self) -> bytes:
+        """The record as it travels."""
+        name = self.name
+        if not name:
+            return HEADER.pack(self.wd, self.mask, self.cookie, 0)
+        size = field_size(name)
+        if self.mask & flags.X_ORIGIN and not self.mask & flags.X_REPLY:
+            size = len(name)
+        return HEADER.pack(self.wd, self.mask, self.cookie, size) + name.ljust(size, b"\0")
+
+    def __str__(self) -> str:
+        """The record as people write it: ``wd1 CREATE|ISDIR s``."""
+        cookie = f" cookie={self.cookie}" if self.cookie else ""
+        name = f" {self.name.decode(errors='backslashreplace')}" if self.name else ""
+        return f"wd{self.wd} {flags.spell(self.mask)}{cookie}{name}"
+
+
+def field_size(name: bytes) -> int:
+    """How many bytes the name field of *name* takes: 0, or a multiple of 16."""
+    return (len(name) + 16) & ~15 if name else 0
+
+
+class Origin(NamedTuple):
+    """Who did it: the payload of an ``X_ORIGIN`` record (48 bytes)."""
+
+    sequence: int
+    """Number of the operation since the mount, without gaps."""
+    time_ns: int
+    """CLOCK_REALTIME, nanoseconds since 1970."""
+    pid: int
+    """Process (thread group) id as the daemon sees it; 0 when it is not visible."""
+    uid: int
+    gid: int
+    flags: int = 0
+    """Reserved: 0."""
+    comm: bytes = b""
+    """Command name, at most 15 bytes (``TASK_COMM_LEN``)."""
+
+    def __bytes__(self) -> bytes:
+        """The payload as it travels."""
+        return ORIGIN.pack(*self)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Origin:
+        """The origin in a record's name field; ``struct.error`` when it is not 48 bytes."""
+        *numbers, comm = ORIGIN.unpack(payload)
+        return cls(*numbers, comm.rstrip(b"\0"))
+
+
+ORIGIN: Final = struct.Struct("=QqIIII16s")
+
+
+class FramingError(ValueError):
+    """The bytes are no records: a length over ``MAX_LEN`` or not a multiple of 16."""
+
+
+class Parser:
+    """Bytes in, in pieces of any size; whole records out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Append *data*, as received."""
+        self._buffer += data
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield each whole record that has arrived; raise FramingError on a broken one."""
+        buffer = self._buffer
+        start = 0
+        try:
+            while len(buffer) - start >= HEADER.size:
+                wd, mask, cookie, size = HEADER.unpack_from(buffer, start)
+                if size > MAX_LEN or size % 16:
+                    raise FramingError(size)
+                end = start + HEADER.size + size
+                if end > len(buffer):
+                    break
+                name = bytes(buffer[start + HEADER.size : end])
+                start = end
+                if not mask & flags.X_ORIGIN or mask & flags.X_REPLY:
+                    name = name.partition(b"\0")[0]
+                yield Record(wd, mask, cookie, name)
+        finally:
+            del buffer[:start]
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes of an unfinished record are held."""
+        return len(self._buffer)
