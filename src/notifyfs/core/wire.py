@@ -44,9 +44,7 @@ class Record(NamedTuple):
         name = self.name
         if not name:
             return HEADER.pack(self.wd, self.mask, self.cookie, 0)
-        size = field_size(name)
-        if self.mask & flags.X_ORIGIN and not self.mask & flags.X_REPLY:
-            size = len(name)
+        size = len(name) if carries_origin(self.wd, self.mask) else field_size(name)
         return HEADER.pack(self.wd, self.mask, self.cookie, size) + name.ljust(size, b"\0")
 
     def __str__(self) -> str:
@@ -54,6 +52,14 @@ class Record(NamedTuple):
         cookie = f" cookie={self.cookie}" if self.cookie else ""
         name = f" {self.name.decode(errors='backslashreplace')}" if self.name else ""
         return f"wd{self.wd} {flags.spell(self.mask)}{cookie}{name}"
+
+
+def carries_origin(wd: int, mask: int) -> bool:
+    """Whether a record's name field is an ``Origin`` (binary) and not a name.
+
+    A request to add a watch may have ``X_ORIGIN`` in its mask too, but its wd is 0.
+    """
+    return wd > 0 and mask & (flags.X_ORIGIN | flags.X_REPLY) == flags.X_ORIGIN
 
 
 def field_size(name: bytes) -> int:
@@ -84,8 +90,8 @@ class Origin(NamedTuple):
     @classmethod
     def parse(cls, payload: bytes) -> Origin:
         """The origin in a record's name field; ``struct.error`` when it is not 48 bytes."""
-        *numbers, comm = ORIGIN.unpack(payload)
-        return cls(*numbers, comm.rstrip(b"\0"))
+        whole = cls._make(ORIGIN.unpack(payload))
+        return whole._replace(comm=whole.comm.rstrip(b"\0"))
 
 
 ORIGIN: Final = struct.Struct("=QqIIII16s")
@@ -119,7 +125,7 @@ class Parser:
                     break
                 name = bytes(buffer[start + HEADER.size : end])
                 start = end
-                if not mask & flags.X_ORIGIN or mask & flags.X_REPLY:
+                if not carries_origin(wd, mask):
                     name = name.partition(b"\0")[0]
                 yield Record(wd, mask, cookie, name)
         finally:

@@ -1,0 +1,66 @@
+"""From Python's exceptions to FUSE's answers, in one place.
+
+Anything but ``FUSEError`` that leaves a handler ends pyfuse3's main loop, and
+with it the mount for everyone.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from pyfuse3 import FUSEError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+    """A handler that does not wait: a plain function, so that it cannot.
+
+    It runs to its end before the next request is read. That is why the order of events is the
+    order of operations, and why the core needs no lock.
+    """
+
+    @functools.wraps(handler)
+    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            raise translated(error, handler.__name__) from None
+
+    return answer
+
+
+def may_wait(
+    handler: Callable[Concatenate[S, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+    """A handler that may leave slow work to a thread; other requests go on meanwhile."""
+
+    @functools.wraps(handler)
+    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            raise translated(error, handler.__name__) from None
+
+    return answer
+
+
+def translated(error: Exception, operation: str) -> FUSEError:
+    """The answer for *error*: its errno, or EIO and a line in the log for what should not happen."""
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        log.debug("%s: %s", operation, error)
+        return FUSEError(error.errno)
+    log.error("%s failed", operation, exc_info=error)
+    return FUSEError(errno.EIO)

@@ -1,0 +1,178 @@
+"""The source tree: bounded ``O_PATH`` descriptors, and every name checked.
+
+Nothing here remembers a path. A descriptor is opened from its directory's
+descriptor and one name, never through a symbolic link, and what is found must
+be the very inode (device, number) that was expected: else ESTALE.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from notifyfs.core.inodes import Inodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from notifyfs.core.inodes import Entry, Inode
+
+O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Backing:
+    """The source's inodes and their descriptors.
+
+    *root* is an ``O_PATH`` descriptor of the source, opened before the mount: it stays below the
+    mount even when that covers the source itself. At most *limit* descriptors are kept for reuse
+    (more only for files that were removed and are still in use, which no name leads to).
+    """
+
+    def __init__(self, root: int, limit: int) -> None:
+        found = os.fstat(root)
+        self.inodes = Inodes(found.st_dev, found.st_ino, self._reaped)
+        self.limit = limit
+        self._root = root
+        self._kept: OrderedDict[Inode, int] = OrderedDict()
+        self._pinned: dict[Inode, int] = {self.inodes.root: root}
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for fd in (*self._kept.values(), *self._pinned.values()):
+            os.close(fd)
+        self._kept.clear()
+        self._pinned.clear()
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors are held."""
+        return len(self._kept) + len(self._pinned)
+
+    def fd(self, inode: Inode) -> int:
+        """An ``O_PATH`` descriptor of *inode*, good until the next call that may open another."""
+        fd = self._known(inode)
+        return self._reopen(inode) if fd is None else fd
+
+    @contextmanager
+    def borrowed(self, inode: Inode) -> Iterator[int]:
+        """A descriptor as ``fd`` gives, that stays good while others are opened."""
+        fd = os.dup(self.fd(inode))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def stat(self, inode: Inode) -> os.stat_result:
+        """The attributes of *inode* now."""
+        fd = self._known(inode)
+        if fd is not None:
+            return os.fstat(fd)
+        if inode.is_dir or not inode.entry.live:
+            return os.fstat(self._reopen(inode))
+        entry = inode.entry
+        return self._expected(inode, os.stat(entry.name, dir_fd=self.fd(entry.parent), follow_symlinks=False))
+
+    def look(self, parent: Inode, name: bytes) -> tuple[Entry, os.stat_result]:
+        """Find *name* in *parent*, as the source has it now; ENOENT also tells the table."""
+        try:
+            found = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            self.inodes.vanish(parent, name)
+            raise
+        return self._enter(parent, name, found), found
+
+    def hold(self, parent: Inode, name: bytes) -> tuple[Entry, int]:
+        """Find *name* in *parent* and return it with an ``O_PATH`` descriptor for the caller to close or ``pin``."""
+        try:
+            fd = os.open(name, O_PATH, dir_fd=self.fd(parent))
+        except FileNotFoundError:
+            self.inodes.vanish(parent, name)
+            raise
+        try:
+            return self._enter(parent, name, os.fstat(fd)), fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def pin(self, inode: Inode, fd: int) -> None:
+        """Keep *fd* for as long as *inode* is remembered: no name leads to it any more.
+
+        While it is open the source cannot give the inode's number to another file.
+        """
+        if inode in self._pinned or self.inodes.get(inode.number) is not inode:
+            os.close(fd)
+            return
+        self._pinned[inode] = fd
+        kept = self._kept.pop(inode, None)
+        if kept is not None:
+            os.close(kept)
+
+    def open(self, inode: Inode, flags: int) -> int:
+        """Open the file *inode* with open(2)'s *flags*; the descriptor is the caller's."""
+        fd = self._known(inode)
+        if fd is None and inode.entry.live:
+            entry = inode.entry
+            # O_NONBLOCK: should the name have become a FIFO behind our back, nobody waits for it.
+            fd = os.open(entry.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd(entry.parent))
+            try:
+                self._expected(inode, os.fstat(fd))
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+        return os.open(magic(fd if fd is not None else self._reopen(inode)), flags | os.O_CLOEXEC)
+
+    def _known(self, inode: Inode) -> int | None:
+        fd = self._kept.get(inode)
+        if fd is None:
+            return self._pinned.get(inode)
+        self._kept.move_to_end(inode)
+        return fd
+
+    def _enter(self, parent: Inode, name: bytes, found: os.stat_result) -> Entry:
+        return self.inodes.enter(parent, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode))
+
+    def _reopen(self, inode: Inode) -> int:
+        # Not recursive: a tree may be deeper than Python's stack.
+        missing = []
+        place = inode
+        while (fd := self._kept.get(place, self._pinned.get(place, -1))) < 0:
+            if not place.entry.live:
+                raise OSError(errno.ESTALE, "no name leads to this node any more", str(inode.number))
+            missing.append(place)
+            place = place.entry.parent
+        for place in reversed(missing):
+            fd = os.open(place.entry.name, O_PATH, dir_fd=fd)
+            try:
+                self._expected(place, os.fstat(fd))
+            except BaseException:
+                os.close(fd)
+                raise
+            self._keep(place, fd)
+        return fd
+
+    def _keep(self, inode: Inode, fd: int) -> None:
+        self._kept[inode] = fd
+        if len(self._kept) > self.limit:
+            os.close(self._kept.popitem(last=False)[1])
+
+    def _reaped(self, inode: Inode) -> None:
+        for table in (self._kept, self._pinned):
+            fd = table.pop(inode, None)
+            if fd is not None:
+                os.close(fd)
+
+    @staticmethod
+    def _expected(inode: Inode, found: os.stat_result) -> os.stat_result:
+        if found.st_ino != inode.ino or found.st_dev != inode.device:
+            raise OSError(errno.ESTALE, "replaced behind the mount", str(inode.number))
+        return found
+
+
+def magic(fd: int) -> bytes:
+    """A path that leads to the very file of *fd*, also of an ``O_PATH`` one (proc(5), /proc/pid/fd)."""
+    return b"/proc/self/fd/%d" % fd

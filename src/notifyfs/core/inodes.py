@@ -1,0 +1,282 @@
+"""Inodes and entries: who has which name, who is in use, who is dying.
+
+An ``Entry`` is what Linux calls a dentry: one name of one inode. It is the
+entry, not the inode, that a file is opened through; it follows renames, and
+it outlives its unlink for as long as something uses it. That is what makes
+the parent hear the right name, and ``DELETE_SELF`` come at the right moment
+(kernel: ``dentry_unlink_inode``).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from notifyfs.core.watches import Instance, Watch
+
+ROOT: Final = 1
+"""The node number of the mount's root (``FUSE_ROOT_ID``)."""
+
+_FIRST_SYNTHETIC: Final = 1 << 63
+
+
+class Entry:
+    """One name of one inode, in one directory."""
+
+    __slots__ = ("inode", "live", "name", "parent", "uses")
+
+    def __init__(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        self.parent = parent
+        self.name = name
+        self.inode = inode
+        self.live = True
+        """False once the name was unlinked or replaced."""
+        self.uses = 0
+        """Open handles that came through it, and dead entries below it that are still in use."""
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.name!r} of {self.inode.number} in {self.parent.number}>"
+
+
+class Inode:
+    """One file, directory, link or node of the source that the kernel or a watch remembers."""
+
+    __slots__ = ("children", "device", "entry", "gone", "ino", "is_dir", "lookups", "names", "number", "pages", "watches")
+
+    def __init__(self, number: int, device: int, ino: int, *, is_dir: bool) -> None:
+        self.number = number
+        """FUSE's node number and the ``st_ino`` that the mount shows."""
+        self.device = device
+        self.ino = ino
+        self.is_dir = is_dir
+        self.gone = False
+        """Its last link was removed through the mount."""
+        self.lookups = 0
+        """How often the kernel was told of it (FUSE's lookup count)."""
+        self.entry: Entry
+        """The name last used; a removed file keeps its last one. The root's is empty and leads nowhere."""
+        self.names: list[Entry] | None = None
+        """All live entries, when there are several."""
+        self.children: dict[bytes, Entry] | None = None
+        self.pages: tuple[int, int, int] | None = None
+        """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
+        self.watches: dict[Instance, Watch] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Inode {self.number} {self.entry.name!r}>"
+
+
+class Inodes:
+    """The table of all inodes. Never awaits: each call is atomic between trio tasks.
+
+    *device* and *ino* are the source root's. *reaped* is called with each inode
+    that leaves the table, so that its descriptors can be closed.
+    """
+
+    def __init__(self, device: int, ino: int, reaped: Callable[[Inode], None]) -> None:
+        self.root = Inode(ROOT, device, ino, is_dir=True)
+        nowhere = Inode(0, 0, 0, is_dir=True)
+        nowhere.entry = Entry(nowhere, b"", nowhere)
+        self.root.entry = Entry(nowhere, b"", self.root)
+        self._by_number = {ROOT: self.root}
+        # The inodes whose node number is not their inode number: the root, those of other
+        # devices below it, and those whose number was taken.
+        self._elsewhere = {(device, ino): self.root}
+        self._reaped = reaped
+        self._synthetic = _FIRST_SYNTHETIC
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __getitem__(self, number: int) -> Inode:
+        """The inode with this node number; ESTALE when there is none."""
+        try:
+            return self._by_number[number]
+        except KeyError:
+            raise OSError(errno.ESTALE, "unknown node", str(number)) from None
+
+    def get(self, number: int) -> Inode | None:
+        """The inode with this node number, or None."""
+        return self._by_number.get(number)
+
+    def newest_first(self) -> list[Inode]:
+        """All inodes, the youngest in the table first."""
+        return list(reversed(self._by_number.values()))
+
+    def find(self, device: int, ino: int) -> Inode | None:
+        """The inode with this identity, unless its last link is known to be gone."""
+        if device == self.root.device:
+            inode = self._by_number.get(ino)
+            if inode is not None and inode.ino == ino and inode.device == device and not inode.gone:
+                return inode
+        return self._elsewhere.get((device, ino))
+
+    def enter(self, parent: Inode, name: bytes, device: int, ino: int, *, is_dir: bool) -> Entry:
+        """Note that *name* in *parent* is (device, ino), as just seen in the source."""
+        children = parent.children
+        if children is None:
+            children = parent.children = {}
+        entry = children.get(name)
+        if entry is not None:
+            inode = entry.inode
+            if inode.ino == ino and inode.device == device and inode.is_dir == is_dir:
+                return entry
+            self._lose(entry)  # replaced behind the mount's back
+        found = self.find(device, ino)
+        if found is not None and found.is_dir != is_dir:
+            # The source reused the number of something that was removed behind the mount's back.
+            self._unkey(found)
+            found = None
+        if found is None:
+            found = self._create(device, ino, is_dir=is_dir)
+            found.entry = children[name] = Entry(parent, name, found)
+            return found.entry
+        if is_dir:
+            # A directory has one name. It was moved behind the mount's back: its entry moves
+            # along, so that what uses it stays counted.
+            self._detach(found.entry)
+            entry = found.entry
+            entry.parent, entry.name, entry.live = parent, name, True
+            children[name] = entry
+            return entry
+        entry = children[name] = Entry(parent, name, found)
+        self._name(found, entry)
+        return entry
+
+    def peek(self, parent: Inode, name: bytes) -> Entry | None:
+        """The entry known under this name, or None; the source is not asked."""
+        return parent.children.get(name) if parent.children else None
+
+    def vanish(self, parent: Inode, name: bytes) -> None:
+        """Note that *parent* has no *name* any more, as just seen in the source."""
+        entry = self.peek(parent, name)
+        if entry is not None:
+            self._lose(entry)
+
+    def remove(self, entry: Entry, links: int) -> bool:
+        """Note that *entry* was unlinked and *links* links are left; say whether its inode dies now.
+
+        It does when no link is left and nothing uses this very entry: a file that is open
+        through an entry removed earlier does not keep it (measured: U6).
+        """
+        inode = entry.inode
+        self._detach(entry)
+        if links == 0 or inode.is_dir:
+            inode.gone = True
+            self._unkey(inode)
+        if entry.uses:
+            entry.parent.entry.uses += 1
+            return False
+        return inode.gone
+
+    def move(self, entry: Entry, parent: Inode, name: bytes) -> None:
+        """Note that *entry* was renamed. Whatever had the new name must have been removed before."""
+        self._unhash(entry)
+        if parent.children is None:
+            parent.children = {}
+        old = entry.parent
+        entry.parent, entry.name = parent, name
+        parent.children[name] = entry
+        if old is not parent:
+            self.reap(old)
+
+    def exchange(self, one: Entry, two: Entry) -> None:
+        """Note that two entries changed places (``RENAME_EXCHANGE``)."""
+        one.parent, two.parent = two.parent, one.parent
+        one.name, two.name = two.name, one.name
+        for entry in (one, two):
+            if entry.parent.children is not None:
+                entry.parent.children[entry.name] = entry
+
+    def drop(self, entry: Entry) -> list[Inode]:
+        """End one use of *entry*; return the inodes that die of it, in the order of their deaths."""
+        died = []
+        while True:
+            entry.uses -= 1
+            if entry.uses or entry.live:
+                break
+            if entry.inode.gone:
+                died.append(entry.inode)
+            entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
+        return died
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The kernel takes back *lookups* of its lookups."""
+        inode = self._by_number.get(number)
+        if inode is not None:
+            inode.lookups -= lookups
+            if inode.lookups <= 0:
+                self.reap(inode)
+
+    def reap(self, inode: Inode) -> None:
+        """Drop *inode*, and then its ancestors, from the table if nothing remembers them any more."""
+        while not (
+            inode.lookups > 0
+            or inode.watches
+            or inode.children
+            or inode.number == ROOT
+            or inode.entry.uses
+        ):
+            if self._by_number.get(inode.number) is not inode:
+                break  # reaped before
+            del self._by_number[inode.number]
+            self._unkey(inode)
+            self._reaped(inode)
+            entry = inode.entry
+            for name in inode.names or (entry,):
+                self._unhash(name)
+                if name is not entry:
+                    self.reap(name.parent)
+            inode = entry.parent
+
+    def _create(self, device: int, ino: int, *, is_dir: bool) -> Inode:
+        number = ino
+        # The root has number 1 on every FUSE mount; a tmpfs has an inode 1 of its own.
+        if device != self.root.device or ino <= ROOT or ino in self._by_number:
+            while (number := self._synthetic) in self._by_number:
+                self._synthetic += 1
+            self._synthetic += 1
+        inode = Inode(number, device, ino, is_dir=is_dir)
+        self._by_number[number] = inode
+        if number != ino:
+            self._elsewhere[device, ino] = inode
+        return inode
+
+    def _unkey(self, inode: Inode) -> None:
+        if inode.number != inode.ino and self._elsewhere.get((inode.device, inode.ino)) is inode:
+            del self._elsewhere[inode.device, inode.ino]
+        inode.gone = True
+
+    def _lose(self, entry: Entry) -> None:
+        self._detach(entry)
+        if entry.uses:
+            entry.parent.entry.uses += 1
+        self.reap(entry.inode)
+
+    def _name(self, inode: Inode, entry: Entry) -> None:
+        if not inode.entry.live:
+            inode.entry = entry
+        elif inode.names is None:
+            inode.names = [inode.entry, entry]
+        else:
+            inode.names.append(entry)
+
+    def _detach(self, entry: Entry) -> None:
+        self._unhash(entry)
+        entry.live = False
+        inode = entry.inode
+        if inode.names is not None:
+            inode.names.remove(entry)
+            if inode.entry is entry:
+                inode.entry = inode.names[-1]
+            if len(inode.names) == 1:
+                inode.names = None
+
+    @staticmethod
+    def _unhash(entry: Entry) -> None:
+        children = entry.parent.children
+        if children is not None and children.get(entry.name) is entry:
+            del children[entry.name]

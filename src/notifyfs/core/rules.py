@@ -1,0 +1,149 @@
+"""THE TABLE: what each operation tells, to whom, in which order.
+
+Measured on Linux 6.18 step by step (``docs/parity.md``); the kernel functions
+are those of ``include/linux/fsnotify.h``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from notifyfs.core import flags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from notifyfs.core.inodes import Entry, Inode
+
+
+class To(enum.IntEnum):
+    """Who hears of it."""
+
+    PATH = enum.auto()
+    """The parent with the name, then the inode: an event of an open file (``fsnotify_file``). An
+    unlinked entry is silent for watches with EXCL_UNLINK."""
+    DENTRY = enum.auto()
+    """The parent with the name, then the inode: a change of the file (``fsnotify_dentry``)."""
+    PARENT = enum.auto()
+    """The directory alone, with the name (``fsnotify_name``)."""
+    OLD_PARENT = enum.auto()
+    """The directory that a rename took it from, with the old name."""
+    INODE = enum.auto()
+    """The inode alone (``fsnotify_inode``)."""
+    VICTIM = enum.auto()
+    """The inode whose name a rename replaced."""
+    DEATH = enum.auto()
+    """The inode, where the operation took its last name and its last use; its watches end."""
+    VICTIM_DEATH = enum.auto()
+    """The same for the inode whose name a rename replaced."""
+
+
+RULES: Final[dict[str, tuple[tuple[To, int], ...]]] = {
+    "create": ((To.PARENT, flags.CREATE), (To.PATH, flags.OPEN)),
+    "make": ((To.PARENT, flags.CREATE),),  # mkdir, mknod, symlink
+    "link": ((To.INODE, flags.ATTRIB), (To.PARENT, flags.CREATE)),
+    "unlink": ((To.INODE, flags.ATTRIB), (To.DEATH, flags.DELETE_SELF), (To.PARENT, flags.DELETE)),
+    "rmdir": ((To.DEATH, flags.DELETE_SELF), (To.PARENT, flags.DELETE)),
+    "rename": (
+        (To.OLD_PARENT, flags.MOVED_FROM),
+        (To.PARENT, flags.MOVED_TO),
+        (To.VICTIM, flags.ATTRIB),
+        (To.INODE, flags.MOVE_SELF),
+        (To.VICTIM_DEATH, flags.DELETE_SELF),
+    ),
+    "open": ((To.PATH, flags.OPEN),),
+    "open and truncate": ((To.PATH, flags.OPEN), (To.DENTRY, flags.MODIFY)),
+    "read": ((To.PATH, flags.ACCESS),),  # also readdir: each call, the last empty one too
+    "write": ((To.PATH, flags.MODIFY),),
+    "close after writing": ((To.PATH, flags.CLOSE_WRITE),),
+    "close": ((To.PATH, flags.CLOSE_NOWRITE),),
+    "die": ((To.DEATH, flags.DELETE_SELF),),
+    # One setattr is one event, its bits joined (kernel: fsnotify_change).
+    "access time": ((To.DENTRY, flags.ACCESS),),
+    "size or modification time": ((To.DENTRY, flags.MODIFY),),
+    "attributes": ((To.DENTRY, flags.ATTRIB),),  # also setxattr, removexattr, both times at once
+    "size and attributes": ((To.DENTRY, flags.MODIFY | flags.ATTRIB),),
+    "access time and attributes": ((To.DENTRY, flags.ACCESS | flags.ATTRIB),),
+}
+
+SILENT: Final = frozenset(
+    "lookup forget getattr readlink statfs access flush fsync fsyncdir getxattr listxattr".split()
+)
+"""FUSE operations that inotify has no event for."""
+
+_NEVER_ISDIR: Final = flags.DELETE_SELF | flags.MOVE_SELF
+
+
+class Notice(NamedTuple):
+    """Something happened at an inode; nobody has asked yet who is watching."""
+
+    mask: int
+    parent: Inode | None
+    """The directory to tell, with ``name``."""
+    name: bytes
+    inode: Inode | None
+    """The inode itself to tell, without a name."""
+    cookie: int = 0
+    unlinked: bool = False
+    """It came through a name that is gone: EXCL_UNLINK watches do not hear it."""
+    death: bool = False
+    """The inode's watches end with it."""
+
+
+class Renamed(NamedTuple):
+    """What a rename adds to the entry that moved."""
+
+    parent: Inode
+    name: bytes
+    cookie: int
+    victim: Inode | None = None
+    victim_dies: bool = False
+
+
+def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bool) -> str | None:
+    """The row for a setattr that changes these, or None where Linux is silent (kernel: fsnotify_change)."""
+    if atime and mtime:
+        atime = mtime = False
+        mode_or_owner = True
+    modified = size or mtime
+    if mode_or_owner:
+        if modified:
+            return "size and attributes"
+        return "access time and attributes" if atime else "attributes"
+    if modified:
+        return "size or modification time"
+    return "access time" if atime else None
+
+
+def notices(operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False) -> Iterator[Notice]:
+    """What *operation*, which has just been done to *entry*, tells: in order.
+
+    *dies*: the operation took the inode's last name and use (``Inodes.remove``).
+    """
+    inode, parent, name = entry.inode, entry.parent, entry.name
+    directory = flags.ISDIR if inode.is_dir else 0
+    cookie = renamed.cookie if renamed else 0
+    for to, flag in RULES[operation]:
+        mask = flag if flag & _NEVER_ISDIR else flag | directory
+        if to is To.PATH:
+            yield Notice(mask, parent, name, inode, unlinked=not entry.live)
+        elif to is To.DENTRY:
+            yield Notice(mask, parent, name, inode)
+        elif to is To.PARENT:
+            yield Notice(mask, parent, name, None, cookie)
+        elif to is To.INODE:
+            yield Notice(mask, None, b"", inode)
+        elif to is To.DEATH:
+            if dies:
+                yield Notice(mask, None, b"", inode, death=True)
+        elif renamed is None:
+            raise TypeError(operation)  # a row with a rename's words needs a rename
+        elif to is To.OLD_PARENT:
+            yield Notice(mask, renamed.parent, renamed.name, None, cookie)
+        elif renamed.victim is not None:
+            if to is To.VICTIM:
+                isdir = flags.ISDIR if renamed.victim.is_dir else 0
+                yield Notice(flag | isdir, None, b"", renamed.victim)
+            elif renamed.victim_dies:
+                yield Notice(mask, None, b"", renamed.victim, death=True)

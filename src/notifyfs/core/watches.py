@@ -1,0 +1,248 @@
+"""Watch sets: inode -> watches; a notice -> events in queues."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final, Protocol
+
+from notifyfs.core import flags
+from notifyfs.core.queue import Queue
+from notifyfs.core.rules import Notice, Renamed, notices
+from notifyfs.core.wire import MAX_LEN, Origin, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from notifyfs.core.inodes import Entry, Inode, Inodes
+
+_KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.EXTENSIONS
+_LONGEST_NAME: Final = MAX_LEN - 1
+
+
+class Actor(Protocol):
+    """Who did an operation; asked only when somebody wants to know."""
+
+    def origin(self, sequence: int) -> Origin:
+        """The origin of the event with this number."""
+        ...
+
+
+class Watch:
+    """What one instance wants to hear of one inode."""
+
+    __slots__ = ("inode", "instance", "mask", "wd")
+
+    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int) -> None:
+        self.instance = instance
+        self.inode = inode
+        self.wd = wd
+        self.mask = mask
+
+
+class Instance:
+    """One subscriber: the counterpart of one inotify file descriptor."""
+
+    def __init__(self, uid: int, queue: Queue, ring: Callable[[], None]) -> None:
+        self.uid = uid
+        self.queue = queue
+        self.ring = ring
+        """Called after each event: the queue is not empty."""
+        self.watches: dict[int, Watch] = {}
+        self.last_wd = 0
+
+
+class Watches:
+    """Every watch set. Never awaits, so each call is atomic between trio tasks:
+    an ``await`` added here needs a lock and a new argument for event order."""
+
+    def __init__(self, inodes: Inodes, *, max_user_instances: int = 128, max_user_watches: int = 1048576) -> None:
+        self.inodes = inodes
+        self.max_user_instances = max_user_instances
+        self.max_user_watches = max_user_watches
+        self.instances: set[Instance] = set()
+        self.total = 0
+        """Watches in all; nothing is told while it is 0."""
+        self.origins = 0
+        """Watches that ask for the origin."""
+        self.sequence = 0
+        self._recursive = 0
+        self._cookie = 0
+        self._users: dict[int, list[int]] = {}  # uid -> [instances, watches]
+
+    def open(self, instance: Instance) -> None:
+        """Admit an instance; EMFILE when its user has ``max_user_instances``."""
+        user = self._users.setdefault(instance.uid, [0, 0])
+        if user[0] >= self.max_user_instances:
+            raise OSError(errno.EMFILE, "max_user_instances reached")
+        user[0] += 1
+        self.instances.add(instance)
+
+    def close(self, instance: Instance) -> None:
+        """Free an instance and its watches."""
+        if instance not in self.instances:
+            return
+        for watch in list(instance.watches.values()):
+            self._end(watch)
+        self.instances.remove(instance)
+        user = self._users[instance.uid]
+        user[0] -= 1
+        if not user[0]:
+            del self._users[instance.uid]
+
+    @staticmethod
+    def check(mask: int) -> None:
+        """EINVAL for a mask that inotify_add_watch(2) would not take."""
+        if not mask or mask & ~flags.WATCH_BITS or not ~mask & (flags.MASK_ADD | flags.MASK_CREATE):
+            raise OSError(errno.EINVAL, "bad watch mask", hex(mask))
+
+    def add(self, instance: Instance, inode: Inode, mask: int) -> int:
+        """Watch *inode*, or change the watch on it; return the watch descriptor.
+
+        EEXIST: MASK_CREATE and it is watched; ENOSPC: the user has ``max_user_watches``;
+        ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
+        """
+        self.check(mask)
+        if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        watch = inode.watches.get(instance) if inode.watches else None
+        if watch is not None:
+            if mask & flags.MASK_CREATE:
+                raise OSError(errno.EEXIST, "already watched")
+            kept = watch.mask if mask & flags.MASK_ADD else 0
+            self._count(watch, -1)
+            watch.mask = kept | mask & _KEPT
+            self._count(watch, 1)
+            return watch.wd
+        if self._users[instance.uid][1] >= self.max_user_watches:
+            raise OSError(errno.ENOSPC, "max_user_watches reached")
+        instance.last_wd += 1
+        watch = Watch(instance, inode, instance.last_wd, mask & _KEPT)
+        instance.watches[watch.wd] = watch
+        if inode.watches is None:
+            inode.watches = {}
+        inode.watches[instance] = watch
+        self._count(watch, 1)
+        return watch.wd
+
+    def remove(self, instance: Instance, wd: int) -> None:
+        """End a watch, as inotify_rm_watch(2): IGNORED follows; EINVAL for an unknown *wd*."""
+        watch = instance.watches.get(wd)
+        if watch is None:
+            raise OSError(errno.EINVAL, "no such watch descriptor", str(wd))
+        self._ignore(watch)
+
+    def cookie(self) -> int:
+        """A new cookie for one rename: unique, not 0, as long as 32 bits last."""
+        self._cookie = self._cookie % 0xFFFFFFFF + 1
+        return self._cookie
+
+    def wanted(self, inode: Inode, event: int) -> bool:
+        """Whether any watch would hear *event* on this inode, or through its directories."""
+        if not self.total:
+            return False
+        if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
+            return True
+        entries = inode.names or (inode.entry,)
+        return any(
+            watch.mask & event
+            for entry in entries
+            for depth, place in enumerate(self._ancestors(entry))
+            for watch in (place.watches or {}).values()
+            if depth == 0 or watch.mask & flags.X_RECURSIVE
+        )
+
+    def tell(
+        self, operation: str, entry: Entry, actor: Actor, renamed: Renamed | None = None, *, dies: bool = False
+    ) -> None:
+        """An operation was done to *entry*: queue its events."""
+        if not self.total:
+            return
+        for notice in notices(operation, entry, renamed, dies=dies):
+            self._deliver(notice, actor)
+
+    def unmount(self) -> None:
+        """Every watch hears UNMOUNT and ends; the newest inode first (measured: N9)."""
+        for inode in self.inodes.newest_first():
+            mask = flags.UNMOUNT | (flags.ISDIR if inode.is_dir else 0)
+            for watch in list((inode.watches or {}).values()):
+                self._push(watch, Record(watch.wd, mask), None)
+                self._ignore(watch)
+
+    def _deliver(self, notice: Notice, actor: Actor) -> None:
+        mask, parent, name, inode, cookie, unlinked, death = notice
+        heard = 0
+        if parent is not None:
+            if parent.watches:
+                heard += self._hear(parent.watches, mask, cookie, name, actor, unlinked=unlinked)
+            if self._recursive:
+                heard += self._deliver_above(notice, actor)
+        if inode is not None and inode.watches:
+            heard += self._hear(inode.watches, mask, cookie, b"", actor, unlinked=unlinked)
+            if death:
+                for watch in list(inode.watches.values()):
+                    self._ignore(watch)
+        if heard:
+            self.sequence += 1
+
+    def _deliver_above(self, notice: Notice, actor: Actor) -> int:
+        heard = 0
+        path, place = notice.name, notice.parent
+        while place is not None and place.entry.name:
+            path, place = place.entry.name + b"/" + path, place.entry.parent
+            if place.watches:
+                recursive = {i: w for i, w in place.watches.items() if w.mask & flags.X_RECURSIVE}
+                heard += self._hear(recursive, notice.mask, notice.cookie, path, actor, unlinked=notice.unlinked)
+        return heard
+
+    @staticmethod
+    def _ancestors(entry: Entry) -> list[Inode]:
+        places = [entry.parent]
+        while places[-1].entry.name:
+            places.append(places[-1].entry.parent)
+        return places
+
+    def _hear(
+        self, watches: dict[Instance, Watch], mask: int, cookie: int, name: bytes, actor: Actor, *, unlinked: bool
+    ) -> int:
+        heard = 0
+        for watch in list(watches.values()):
+            wanted = watch.mask
+            if not wanted & mask & flags.ALL_EVENTS or (unlinked and wanted & flags.EXCL_UNLINK):
+                continue
+            heard = 1
+            origin = actor.origin(self.sequence + 1) if wanted & flags.X_ORIGIN else None
+            if len(name) > _LONGEST_NAME:
+                # A path below a recursive watch that no record can carry: say that something is lost.
+                watch.instance.queue.overflow()
+                watch.instance.ring()
+            else:
+                self._push(watch, Record(watch.wd, mask, cookie, name), origin)
+            if wanted & flags.ONESHOT:
+                self._ignore(watch)
+        return heard
+
+    def _push(self, watch: Watch, record: Record, origin: Origin | None) -> None:
+        watch.instance.queue.append(record, origin)
+        watch.instance.ring()
+
+    def _ignore(self, watch: Watch) -> None:
+        self._push(watch, Record(watch.wd, flags.IGNORED), None)
+        self._end(watch)
+
+    def _end(self, watch: Watch) -> None:
+        self._count(watch, -1)
+        del watch.instance.watches[watch.wd]
+        inode = watch.inode
+        if inode.watches is not None:
+            del inode.watches[watch.instance]
+            if not inode.watches:
+                inode.watches = None
+                self.inodes.reap(inode)
+
+    def _count(self, watch: Watch, by: int) -> None:
+        self.total += by
+        self._users[watch.instance.uid][1] += by
+        if watch.mask & flags.X_RECURSIVE:
+            self._recursive += by
+        if watch.mask & flags.X_ORIGIN:
+            self.origins += by

@@ -1,0 +1,229 @@
+"""Composition root: build the rooms, mount, serve, unmount."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+import socket
+import stat
+from typing import TYPE_CHECKING, Final
+
+import pyfuse3
+import trio
+
+from notifyfs import mounts
+from notifyfs.backing import Backing
+from notifyfs.core.watches import Watches
+from notifyfs.mounts import mountinfo
+from notifyfs.operations import Operations
+from notifyfs.resolve import Resolver
+from notifyfs.server import Limits, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from notifyfs.options import Options
+
+log = logging.getLogger(__name__)
+
+_MOST_KEPT: Final = 4096  # descriptors kept for reuse, where the limit allows
+_MOST_TASKS: Final = 4096  # requests being waited for: 99, pyfuse3's default, stuck handlers would hang the mount
+_GRACE: Final = 2.0  # seconds that requests under way have after SIGTERM
+_SIGALRM_SECONDS: Final = 0.1
+
+
+def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str], None]) -> None:
+    """Mount *source* on *mountpoint* and serve until it is unmounted, or SIGINT, SIGTERM or SIGHUP comes.
+
+    Main thread only: it installs signal handlers and changes the process's umask. *ready* is called
+    with the control socket's path once the mount answers. MountError: nothing is mounted.
+    """
+    _configure_log(options)
+    limit = _raise_descriptor_limit()
+    source, mountpoint = mountinfo.real(source), mountinfo.real(mountpoint)
+    with contextlib.ExitStack() as stack:
+        mounts.recover(mountpoint)
+        mounts.check(source, mountpoint)
+        path = options.socket or mounts.socket_path(mountpoint)
+        # Opened before the mount: it may cover this very directory.
+        backing = Backing(_open_source(source), max(64, min(_MOST_KEPT, limit // 4)))
+        stack.callback(backing.close)
+        listener = stack.enter_context(_listening(path, open_to_all=options.allow_other))
+        fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
+        stack.callback(_detach, mountpoint, fuse)
+        mounts.register(mountpoint, source, path, os.getpid())
+        stack.callback(mounts.unregister, mountpoint)
+        # Its operations name their modes and the callers' umasks themselves.
+        os.umask(0)
+        daemon = _Daemon(backing, source, mountpoint, path, options)
+        pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", set())
+        stack.callback(pyfuse3.close, unmount=False)
+        with _never_frozen():
+            trio.run(daemon.run, listener, lambda: ready(path))
+
+
+class _Daemon:
+    """The rooms of one mount, put together."""
+
+    def __init__(self, backing: Backing, source: str, mountpoint: str, path: str, options: Options) -> None:
+        line = mountinfo.top(mountpoint, mountinfo.read())
+        if line is None:
+            raise mounts.MountError(f"{mountpoint}: unmounted before it could be served; mount it again")
+        limits = Limits(
+            max_queued_events=options.max_queued_events,
+            max_user_instances=options.max_user_instances,
+            max_user_watches=options.max_user_watches,
+        )
+        watches = Watches(
+            backing.inodes, max_user_instances=limits.max_user_instances, max_user_watches=limits.max_user_watches
+        )
+        self.mountpoint = mountpoint
+        self.device = line.device
+        self.backing = backing
+        self.watches = watches
+        self.operations = Operations(
+            backing,
+            watches,
+            socket=os.fsencode(path),
+            cache=options.cache,
+            access=options.access,
+            acl=os.geteuid() == 0,
+        )
+        major, _, minor = line.device.partition(":")
+        self.server = Server(
+            watches,
+            Resolver(backing, os.fsencode(mountpoint), (int(major), int(minor))),
+            limits,
+            {"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
+            self.counters,
+        )
+
+    def counters(self) -> dict[str, int]:
+        """What statistics say of the mount as a whole."""
+        return {
+            "inodes": len(self.backing.inodes),
+            "open_files": len(self.operations.handles),
+            "descriptors": self.backing.descriptors,
+            "events": self.watches.sequence,
+        }
+
+    async def run(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+        """Serve both sides until the mount is gone."""
+        async with trio.open_nursery() as servers:
+            servers.start_soon(self.server.accept, listener)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_on_signal)
+                nursery.start_soon(self._tell_ready, ready)
+                await pyfuse3.main(max_tasks=_MOST_TASKS)
+                nursery.cancel_scope.cancel()
+            self.watches.unmount()
+            await self.server.finish()
+            servers.cancel_scope.cancel()
+
+    async def _tell_ready(self, ready: Callable[[], None]) -> None:
+        # From a thread: the answer comes from this very loop.
+        await trio.to_thread.run_sync(os.stat, self.mountpoint, abandon_on_cancel=True)
+        reason = await trio.to_thread.run_sync(mounts.raise_background, self.device, abandon_on_cancel=True)
+        if reason is not None:
+            log.warning("a close may be told after later operations when many come at once: %s", reason)
+        ready()
+
+    async def _end_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for number in signals:
+                log.info("ending on %s", signal.Signals(number).name)
+                with contextlib.suppress(mounts.MountError):  # another hand has unmounted it
+                    mounts.detach(self.mountpoint, lazy=True)
+                pyfuse3.terminate()
+                await trio.sleep(_GRACE)
+                raise SystemExit(0)  # a request under way does not come to an end
+
+
+def _open_source(source: str) -> int:
+    try:
+        return os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise mounts.MountError(f"{source}: {error.strerror}; name a directory that you may enter") from error
+
+
+@contextlib.contextmanager
+def _listening(path: str, *, open_to_all: bool) -> Iterator[socket.socket]:
+    """Listen on the control socket at *path*; a stale one left there by a dead daemon is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        # Before listen(2) nobody can connect, so the mode can be set in time.
+        listener.bind(path)
+        os.chmod(path, 0o666 if open_to_all else 0o600)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise mounts.MountError(f"{path}: the control socket: {error.strerror}; choose another with -o socket=PATH") from error
+    try:
+        yield listener
+    finally:
+        listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # bind(2) refuses with EADDRINUSE: no file of somebody's is removed
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
+def _detach(mountpoint: str, fuse: int) -> None:
+    """Whatever ended the daemon: leave no dead mount behind."""
+    line = mountinfo.top(mountpoint, mountinfo.read())
+    if line is not None and line.fstype == mountinfo.NOTIFYFS:
+        with contextlib.suppress(mounts.MountError):  # unmounted meanwhile
+            mounts.detach(mountpoint, lazy=True)
+    with contextlib.suppress(OSError):  # pyfuse3 may have closed it
+        os.close(fuse)
+
+
+@contextlib.contextmanager
+def _never_frozen() -> Iterator[None]:
+    """Interrupt blocking reads of /dev/fuse ten times a second.
+
+    pyfuse3 reads it blocking, GIL held, once it is readable; when the caller was killed in between,
+    the read sleeps until the next request (measured: 21 of 150 times). A signal makes it return.
+    """
+    signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, _SIGALRM_SECONDS, _SIGALRM_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _raise_descriptor_limit() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+def _configure_log(options: Options) -> None:
+    handler: logging.Handler
+    if options.log is not None:
+        handler = logging.FileHandler(options.log)
+    elif os.isatty(2) or os.fstat(2).st_rdev != os.stat(os.devnull).st_rdev:
+        handler = logging.StreamHandler()
+    else:  # in the background
+        handler = logging.handlers.SysLogHandler("/dev/log") if os.path.exists("/dev/log") else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("notifyfs[%(process)d]: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.INFO, handlers=[handler], force=True)

@@ -1,0 +1,577 @@
+"""Kernel side: a FUSE request -> a system call -> the event it tells.
+
+Each handler does the operation, then tells it, then answers. Those marked
+``at_once`` are plain functions and cannot wait; see ``answers``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal
+
+import attrs
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo
+
+from notifyfs import syscalls
+from notifyfs.answers import at_once, may_wait
+from notifyfs.backing import magic
+from notifyfs.core.flags import ACCESS
+from notifyfs.core.rules import Renamed, setattr_operation
+from notifyfs.origins import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+    from notifyfs.backing import Backing
+    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.watches import Watches
+
+log = logging.getLogger(__name__)
+
+SOCKET_ATTRIBUTE: Final = b"notifyfs.socket"
+
+# The kernel has done these for us (path walk, append position, exclusive create) or they would
+# ask more of the buffers than Python's have (O_DIRECT's alignment). 0x20 is FMODE_EXEC: exec's open.
+_DROPPED_FLAGS: Final = (
+    os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_APPEND | os.O_DIRECT | 0x20
+)
+
+# Seconds: entries and attributes, for each cache policy.
+TIMEOUTS: Final = {"never": 0.0, "auto": 1.0, "always": 86400.0}
+
+
+@attrs.define(eq=False)
+class Handle:
+    """One open file or directory: what FUSE calls a file handle is its descriptor's number."""
+
+    fd: int
+    entry: Entry
+    """The name it was opened through; the events of the handle are told to its directory."""
+    caller: Caller
+    writable: bool = False
+    names: list[bytes] = attrs.field(factory=list)
+    """Of a directory: the listing that offsets refer to, taken at offset 0."""
+
+
+class Operations(pyfuse3.Operations):
+    """The passthrough. *socket* is what the ``notifyfs.socket`` attribute says."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(
+        self,
+        backing: Backing,
+        watches: Watches,
+        *,
+        socket: bytes,
+        cache: Literal["auto", "always", "never"] = "auto",
+        access: Literal["cached", "exact", "off"] = "cached",
+        acl: bool = False,
+    ) -> None:
+        super().__init__()
+        self.enable_acl = acl
+        self.backing = backing
+        self.inodes = backing.inodes
+        self.watches = watches
+        self.handles: dict[int, Handle] = {}
+        self._socket = socket
+        self._timeout = TIMEOUTS[cache]
+        self._access = access
+        self._own = (os.geteuid(), os.getegid())
+        # The name by which a thread has just looked up a file that has several: FUSE's next
+        # request from that thread names only the inode.
+        self._looked: dict[int, Entry] = {}
+
+    # Names
+
+    @at_once
+    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        entry, found = self.backing.look(self.inodes[parent_inode], name)
+        if entry.inode.names is not None:
+            self._remember(ctx.pid, entry)
+        return self._told(entry.inode, found)
+
+    def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
+        for number, lookups in inode_list:
+            try:
+                self.inodes.forget(number, lookups)
+            except Exception:
+                log.exception("forget failed")
+
+    @at_once
+    def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        parent = self.inodes[parent_inode]
+        with self._making(ctx):
+            os.mkdir(name, mode & 0o7777, dir_fd=self.backing.fd(parent))
+        return self._made("make", parent, name, ctx)
+
+    @at_once
+    def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        parent = self.inodes[parent_inode]
+        with self._making(ctx):
+            os.mknod(name, mode, rdev, dir_fd=self.backing.fd(parent))
+        return self._made("make", parent, name, ctx)
+
+    @at_once
+    def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self.inodes[parent_inode]
+        with self._making(ctx):
+            os.symlink(target, name, dir_fd=self.backing.fd(parent))
+        return self._made("make", parent, name, ctx)
+
+    @at_once
+    def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self.inodes[new_parent_inode]
+        with self.backing.borrowed(self.inodes[inode]) as fd:
+            os.link(magic(fd), new_name, dst_dir_fd=self.backing.fd(parent), follow_symlinks=True)
+        return self._made("link", parent, new_name, ctx)
+
+    @at_once
+    def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        self._remove("unlink", parent_inode, name, ctx)
+
+    @at_once
+    def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        self._remove("rmdir", parent_inode, name, ctx)
+
+    @at_once
+    def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: bytes,
+        parent_inode_new: InodeT,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
+        subject = self._entry_at(source, name_old)
+        if flags & syscalls.RENAME_EXCHANGE:
+            other = self._entry_at(target, name_new)
+            self._rename(source, name_old, target, name_new, flags)
+            self.inodes.exchange(subject, other)
+            self.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()))
+            self.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()))
+            return
+        victim, fd = None, -1
+        if not flags & syscalls.RENAME_NOREPLACE:
+            try:
+                victim, fd = self.backing.hold(target, name_new)
+            except FileNotFoundError:
+                pass
+        try:
+            self._rename(source, name_old, target, name_new, flags)
+            dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)
+        except BaseException:
+            if victim is not None:
+                os.close(fd)
+            raise
+        self.inodes.move(subject, target, name_new)
+        self.tell(
+            "rename",
+            subject,
+            ctx,
+            Renamed(source, name_old, self.watches.cookie(), victim.inode if victim else None, victim_dies=dies),
+        )
+        if victim is not None:
+            self._keep_removed(victim.inode, fd)
+
+    @at_once
+    def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        return os.readlink(b"", dir_fd=self.backing.fd(self.inodes[inode]))
+
+    # Attributes
+
+    @at_once
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        node = self.inodes[inode]
+        return self._attributes(node, self.backing.stat(node))
+
+    @at_once
+    def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self.inodes[inode]
+        handle = None if fh is None else self.handles.get(fh)
+        # One descriptor serves all: an O_PATH one cannot be truncated itself, its magic link can.
+        fd = self.backing.fd(node) if handle is None else handle.fd
+        path = magic(fd)
+        owner = fields.update_uid or fields.update_gid
+        if fields.update_size:
+            if handle is None:
+                os.truncate(path, attr.st_size)
+            else:
+                os.ftruncate(fd, attr.st_size)
+        if owner:
+            os.chown(path, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
+        if fields.update_mode:  # after chown, which clears setuid and setgid
+            os.chmod(path, stat.S_IMODE(attr.st_mode))
+        if fields.update_atime or fields.update_mtime:
+            syscalls.utimensat(
+                path,
+                attr.st_atime_ns if fields.update_atime else None,
+                attr.st_mtime_ns if fields.update_mtime else None,
+            )
+        operation = setattr_operation(
+            size=fields.update_size,
+            atime=fields.update_atime,
+            mtime=fields.update_mtime,
+            mode_or_owner=fields.update_mode or owner,
+        )
+        found = os.fstat(fd)
+        if operation is not None:
+            self.tell(operation, self._used(node, ctx) if handle is None else handle.entry, ctx)
+        return self._attributes(node, found)
+
+    @at_once
+    def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        if name == SOCKET_ATTRIBUTE:
+            return self._socket
+        return os.getxattr(magic(self.backing.fd(self.inodes[inode])), name)
+
+    @at_once
+    def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
+        names = [os.fsencode(name) for name in os.listxattr(magic(self.backing.fd(self.inodes[inode])))]
+        # The kernel lists trusted.* to CAP_SYS_ADMIN only (xattr(7)); here the daemon asks.
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
+
+    @at_once
+    def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        node = self.inodes[inode]
+        os.setxattr(magic(self.backing.fd(node)), name, value)
+        self.tell("attributes", self._used(node, ctx), ctx)
+
+    @at_once
+    def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        node = self.inodes[inode]
+        os.removexattr(magic(self.backing.fd(node)), name)
+        self.tell("attributes", self._used(node, ctx), ctx)
+
+    @at_once
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found = os.fstatvfs(self.backing.fd(self.inodes.root))
+        answer = pyfuse3.StatvfsData()
+        for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(answer, f"f_{field}", getattr(found, f"f_{field}"))
+        return answer
+
+    @at_once
+    def access(self, inode: InodeT, mode: int, ctx: RequestContext) -> bool:
+        # The mount has default_permissions: the kernel judges by the attributes it is given.
+        return True
+
+    # Files
+
+    @at_once
+    def create(
+        self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        parent = self.inodes[parent_inode]
+        kept = flags & ~_DROPPED_FLAGS
+        try:
+            with self._making(ctx):
+                fd = os.open(
+                    name,
+                    kept | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    mode & 0o7777,
+                    dir_fd=self.backing.fd(parent),
+                )
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            # It appeared behind the mount after the kernel had looked: then this is a plain open.
+            entry, found = self.backing.look(parent, name)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.ESTALE, "appeared behind the mount", name) from None
+            return self._open(entry, flags, ctx), self._told(entry.inode, found)
+        found = os.fstat(fd)
+        entry = self.inodes.enter(parent, name, found.st_dev, found.st_ino, is_dir=False)
+        info = self._handle(fd, entry, flags, ctx, found)
+        self.tell("create", entry, ctx)
+        return info, self._told(entry.inode, found)
+
+    @at_once
+    def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        return self._open(self._used(self.inodes[inode], ctx), flags, ctx)
+
+    @may_wait
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
+        handle = self.handles[fh]
+        data = _read_cached(handle.fd, size, off)  # pyfuse3 takes any buffer, whatever its types say
+        if data is None:
+            data = await trio.to_thread.run_sync(os.pread, handle.fd, size, off, abandon_on_cancel=True)
+        if data and self._access != "off":
+            self._tell("read", handle.entry, handle.caller)
+        return data
+
+    @at_once
+    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = self.handles[fh]
+        written = os.pwrite(handle.fd, buf, off)
+        while written < len(buf):
+            try:
+                written += os.pwrite(handle.fd, buf[written:], off + written)
+            except OSError:
+                break  # what was written counts; the caller's next write will hear of it
+        self._tell("write", handle.entry, handle.caller)
+        return written
+
+    @at_once
+    def flush(self, fh: FileHandleT) -> None:
+        """close(2) of one of possibly many descriptors: nothing to do, nothing to tell."""
+
+    @at_once
+    def release(self, fh: FileHandleT) -> None:
+        self._close(fh)
+
+    @may_wait
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        sync = os.fdatasync if datasync else os.fsync
+        await trio.to_thread.run_sync(sync, self.handles[fh].fd, abandon_on_cancel=True)
+
+    # Directories
+
+    @at_once
+    def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        node = self.inodes[inode]
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.backing.fd(node))
+        self._add_handle(fd, node.entry, ctx)
+        self.tell("open", node.entry, ctx)
+        return pyfuse3.FileHandleT(fd)
+
+    @at_once
+    def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        handle = self.handles[fh]
+        directory = handle.entry.inode
+        if start_id == 0:
+            handle.names = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]
+        for position in range(start_id, len(handle.names)):
+            name = handle.names[position]
+            try:
+                inode, found = self._listed(directory, handle.fd, name)
+            except FileNotFoundError:
+                continue  # removed since the listing was taken
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, found), position + 1):
+                self.inodes.reap(inode)
+                break
+            if name not in (b".", b".."):
+                inode.lookups += 1
+        self._tell("read", handle.entry, handle.caller)
+
+    @at_once
+    def releasedir(self, fh: FileHandleT) -> None:
+        self._close(fh)
+
+    @may_wait
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await trio.to_thread.run_sync(os.fsync, self.handles[fh].fd, abandon_on_cancel=True)
+
+    # Telling
+
+    def tell(
+        self, operation: str, entry: Entry, ctx: RequestContext, renamed: Renamed | None = None, *, dies: bool = False
+    ) -> None:
+        """Tell an operation that *ctx*'s caller has just done."""
+        if self.watches.total:
+            self._tell(operation, entry, Caller(ctx), renamed, dies=dies)
+
+    def _tell(
+        self, operation: str, entry: Entry, caller: Caller, renamed: Renamed | None = None, *, dies: bool = False
+    ) -> None:
+        try:
+            self.watches.tell(operation, entry, caller, renamed, dies=dies)
+        except Exception:
+            # The operation was done: its caller must hear so, whatever became of the event.
+            log.exception("telling %s of %r failed", operation, entry)
+
+    def _remember(self, thread: int, entry: Entry) -> None:
+        self._looked.pop(thread, None)
+        self._looked[thread] = entry
+        if len(self._looked) > 1024:  # noqa: PLR2004 - more threads than are ever between two requests
+            del self._looked[next(iter(self._looked))]
+
+    def _used(self, inode: Inode, ctx: RequestContext) -> Entry:
+        """The name through which the caller reached *inode*, as far as it can be known."""
+        if inode.names is None:
+            return inode.entry
+        entry = self._looked.get(ctx.pid)
+        return entry if entry is not None and entry.inode is inode and entry.live else inode.entry
+
+    # Doing
+
+    @contextmanager
+    def _making(self, ctx: RequestContext) -> Iterator[None]:
+        """What is created in here belongs to the caller, and has the caller's umask."""
+        # Mounted with MS_POSIXACL the kernel leaves the umask to us, because a default ACL
+        # replaces it; else it has applied it, and applying it again changes nothing.
+        os.umask(ctx.umask)
+        try:
+            if self._own == (ctx.uid, ctx.gid) or self._own[0]:
+                yield
+            else:
+                with syscalls.creating_as(ctx.uid, ctx.gid):
+                    yield
+        finally:
+            os.umask(0)
+
+    def _made(self, operation: str, parent: Inode, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        entry, found = self.backing.look(parent, name)
+        if entry.inode.names is not None:
+            self._remember(ctx.pid, entry)
+        self.tell(operation, entry, ctx)
+        return self._told(entry.inode, found)
+
+    def _remove(self, operation: Literal["unlink", "rmdir"], parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        parent = self.inodes[parent_inode]
+        entry, fd = self.backing.hold(parent, name)
+        try:
+            call = os.unlink if operation == "unlink" else os.rmdir
+            call(name, dir_fd=self.backing.fd(parent))
+            dies = self.inodes.remove(entry, os.fstat(fd).st_nlink)
+        except BaseException:
+            os.close(fd)
+            self.inodes.reap(entry.inode)
+            raise
+        self.tell(operation, entry, ctx, dies=dies)
+        self._keep_removed(entry.inode, fd)
+
+    def _keep_removed(self, inode: Inode, fd: int) -> None:
+        """After a name of *inode* was removed: keep the only way to it, if there is no other."""
+        self.inodes.reap(inode)
+        if inode.entry.live:
+            os.close(fd)
+        else:
+            self.backing.pin(inode, fd)
+
+    def _entry_at(self, parent: Inode, name: bytes) -> Entry:
+        return self.inodes.peek(parent, name) or self.backing.look(parent, name)[0]
+
+    def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int) -> None:
+        with self.backing.borrowed(source) as fd:
+            if flags:
+                syscalls.renameat2(fd, old, self.backing.fd(target), new, flags)
+            else:
+                os.rename(old, new, src_dir_fd=fd, dst_dir_fd=self.backing.fd(target))
+
+    def _open(self, entry: Entry, flags: int, ctx: RequestContext) -> FileInfo:
+        kept = flags & ~_DROPPED_FLAGS
+        if kept & os.O_ACCMODE == os.O_ACCMODE:
+            kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
+        fd = self.backing.open(entry.inode, kept)
+        try:
+            if flags & os.O_TRUNC:
+                self._truncate(fd)
+            found = os.fstat(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        info = self._handle(fd, entry, flags, ctx, found)
+        self.tell("open and truncate" if flags & os.O_TRUNC else "open", entry, ctx)
+        return info
+
+    def _truncate(self, fd: int) -> None:
+        # Not with O_TRUNC in open(2): the name might lead to another file by now, and that would
+        # be empty before it could be checked. By the magic link, because O_RDONLY|O_TRUNC is legal.
+        if self._own[0]:
+            os.truncate(magic(fd), 0)
+        else:
+            with syscalls.without_fsetid():
+                os.truncate(magic(fd), 0)
+
+    def _handle(self, fd: int, entry: Entry, flags: int, ctx: RequestContext, found: os.stat_result) -> FileInfo:
+        self._add_handle(fd, entry, ctx, writable=flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR))
+        inode = entry.inode
+        content = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        watched = self._access != "off" and self.watches.wanted(inode, ACCESS)
+        keep = self._timeout > 0 and inode.pages == content and not watched
+        inode.pages = content
+        return FileInfo(
+            fh=pyfuse3.FileHandleT(fd), keep_cache=keep, direct_io=watched and self._access == "exact"
+        )
+
+    def _add_handle(self, fd: int, entry: Entry, ctx: RequestContext, *, writable: bool = False) -> None:
+        caller = Caller(ctx)
+        if self.watches.origins:
+            caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
+        entry.uses += 1
+        self.handles[fd] = Handle(fd, entry, caller, writable)
+
+    def _close(self, fh: FileHandleT) -> None:
+        handle = self.handles.pop(fh)
+        entry = handle.entry
+        self._tell("close after writing" if handle.writable else "close", entry, handle.caller)
+        for inode in self.inodes.drop(entry):
+            self._tell("die", inode.entry, handle.caller, dies=True)
+        self.inodes.reap(entry.inode)
+        os.close(handle.fd)
+
+    def _listed(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result]:
+        if name == b".":
+            return directory, os.fstat(fd)
+        if name == b"..":
+            # The mount's root is its own parent, whatever the source has above it.
+            above = self.inodes.root if directory is self.inodes.root else directory.entry.parent
+            return above, self.backing.stat(above)
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        entry = self.inodes.enter(
+            directory, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode)
+        )
+        return entry.inode, found
+
+    # Answering
+
+    def _told(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
+        """The attributes for a reply that makes the kernel remember the inode once more."""
+        inode.lookups += 1
+        return self._attributes(inode, found)
+
+    def _attributes(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
+        answer = EntryAttributes()
+        answer.st_ino = pyfuse3.InodeT(inode.number)
+        answer.st_mode = pyfuse3.ModeT(found.st_mode)
+        answer.st_nlink = found.st_nlink
+        answer.st_uid = found.st_uid
+        answer.st_gid = found.st_gid
+        answer.st_rdev = found.st_rdev
+        answer.st_size = found.st_size
+        answer.st_blksize = found.st_blksize
+        answer.st_blocks = found.st_blocks
+        answer.st_atime_ns = found.st_atime_ns
+        answer.st_mtime_ns = found.st_mtime_ns
+        answer.st_ctime_ns = found.st_ctime_ns
+        answer.attr_timeout = self._timeout
+        # A file with several names is looked up again at each use: that tells which name is used.
+        several = found.st_nlink > 1 and not inode.is_dir
+        answer.entry_timeout = 0 if several else self._timeout
+        return answer
+
+
+
+
+
+def _read_cached(fd: int, size: int, offset: int) -> bytes | bytearray | None:
+    """Read what needs no disk; None when it does (RWF_NOWAIT, preadv2(2)) or cannot be told."""
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        if 0 < count < size and os.preadv(fd, [bytearray(1)], offset + count, os.RWF_NOWAIT) != 0:
+            return None  # not the end of the file: the rest is not in memory
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
+    del buffer[count:]
+    return buffer

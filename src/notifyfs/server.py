@@ -1,0 +1,487 @@
+"""Subscriber side: one connection on the control socket = one inotify instance.
+
+``docs/protocol.md`` is the contract. A bad, slow or dying client ends its own
+connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from notifyfs import syscalls
+from notifyfs.core import flags, wire
+from notifyfs.core.queue import Queue
+from notifyfs.core.watches import Instance, Watches
+from notifyfs.core.wire import HEADER, Record
+from notifyfs.resolve import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from notifyfs.core.inodes import Inode
+    from notifyfs.core.queue import Item
+    from notifyfs.resolve import Resolver
+
+log = logging.getLogger(__name__)
+
+_SO_PEERGROUPS: Final = 59
+_SO_SNDBUFFORCE: Final = 32
+_MOST_FDS: Final = 253  # SCM_MAX_FD, unix(7)
+
+# In the stream: what was sent and not read counts against the queue's limit, and only the whole
+# socket tells whether it was read. So little is sent ahead: the kernel makes this its minimum
+# (SOCK_MIN_SNDBUF, 4,608), which holds at most nine of the smallest buffers.
+_STREAM_BUFFER: Final = 1
+_STREAM_CHUNK: Final = 2048
+_STREAM_AHEAD: Final = 9
+# On an event descriptor: room for a full queue of the usual size (768 bytes of kernel memory for
+# a short record, measured), so that all is there to be read when a barrier has answered.
+_PACKET_BUFFER: Final = 8 << 20
+
+_GRACE: Final = 1.0  # seconds that a subscriber has to read its last events after an unmount
+_STRANGER: Final = 5.0  # seconds that a connection over the limit has for its first request
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Mount options of the same names; the defaults are Linux's (inotify(7), /proc interfaces)."""
+
+    max_queued_events: int = 16384
+    max_user_instances: int = 128
+    max_user_watches: int = 1048576
+
+
+class Bell:
+    """Rung by those who must not wait; waited for by the one who can."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait_rung(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Server:
+    """All subscribers of one mount."""
+
+    def __init__(
+        self, watches: Watches, resolver: Resolver, limits: Limits, about: dict[str, object], counters: Callable[[], dict[str, int]]
+    ) -> None:
+        self.watches = watches
+        self.resolver = resolver
+        self.limits = limits
+        self.about = about
+        self.counters = counters
+        self._subscribers: set[Subscriber] = set()
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Serve connections until cancelled."""
+        trio_listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        async with trio.open_nursery() as nursery:
+            await trio.serve_listeners(self._serve, [trio_listener], handler_nursery=nursery)
+
+    async def finish(self) -> None:
+        """After the unmount: let each subscriber read what it still can, then end its stream."""
+        with trio.move_on_after(_GRACE):
+            async with trio.open_nursery() as nursery:
+                for subscriber in list(self._subscribers):
+                    nursery.start_soon(subscriber.finish)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            subscriber = Subscriber(stream.socket, self)
+            self._subscribers.add(subscriber)
+            try:
+                await subscriber.run()
+            finally:
+                self._subscribers.discard(subscriber)
+                subscriber.close()
+        except (OSError, EOFError, wire.FramingError, trio.ClosedResourceError) as error:
+            log.debug("subscriber gone: %r", error)
+        except Exception:
+            log.exception("subscriber ended by a fault of ours")
+
+
+class Subscriber:
+    """One connection: reads requests, answers them, and sends the instance's events."""
+
+    def __init__(self, sock: trio.socket.SocketType, server: Server) -> None:
+        self._socket = sock
+        self._server = server
+        self._watches = server.watches
+        self._peer = peer_of(sock)
+        self._bell = Bell()
+        self._sending = trio.Lock()
+        self._packets: Packets | None = None
+        self._pumping = trio.CancelScope()
+        self._pump_ended = trio.Event()
+        self._held = 0  # events taken from the queue and not sent yet
+        self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
+        self.instance = Instance(
+            self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring
+        )
+        self._greeted = False
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+
+    def close(self) -> None:
+        """Free the instance and every descriptor."""
+        self._watches.close(self.instance)
+        if self._packets is not None:
+            self._packets.close()
+        self._socket.close()
+
+    async def run(self) -> None:
+        """Serve until the client hangs up."""
+        try:
+            self._watches.open(self.instance)
+        except OSError as error:
+            with trio.move_on_after(_STRANGER):
+                record, _ = await self._request()
+                await self._answer(record.cookie, -(error.errno or errno.EMFILE))
+                self._discard_input()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump)
+            try:
+                while True:
+                    await self._respond()
+            except (EOFError, ConnectionError):
+                pass
+            except wire.FramingError as error:
+                await self._answer(error.args[0], -errno.EPROTO)
+                self._discard_input()
+            nursery.cancel_scope.cancel()
+
+    async def finish(self) -> None:
+        """Send what is queued, then end the stream."""
+        try:
+            if self._packets is not None:
+                self._pumping.cancel()
+                await self._pump_ended.wait()
+                await self._packets.flush(self.instance.queue)
+            async with self._sending:
+                await self._send_events(self._take(1 << 62))
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            log.debug("subscriber gone at the end: %s", error)
+
+    # Requests
+
+    async def _respond(self) -> None:
+        record, descriptors = await self._request()
+        with descriptors:
+            try:
+                result, payload, sent = self._handle(record, descriptors)
+            except OSError as error:
+                result, payload, sent = -(error.errno or errno.EIO), b"", -1
+        self._greeted = True
+        await self._answer(record.cookie, result, payload, sent)
+
+    async def _request(self) -> tuple[Record, Descriptors]:
+        """The next request and its descriptors. One record is read at a time: descriptors belong
+        to the record that they came with, and the kernel tells no finer than a read."""
+        descriptors = Descriptors()
+        try:
+            header = await self._exactly(HEADER.size, descriptors)
+            wd, mask, cookie, size = HEADER.unpack(header)
+            if size > wire.MAX_LEN or size % 16:
+                raise wire.FramingError(cookie)
+            name = await self._exactly(size, descriptors) if size else b""
+        except BaseException:
+            descriptors.close()
+            raise
+        return Record(wd, mask, cookie, name.partition(b"\0")[0]), descriptors
+
+    async def _exactly(self, count: int, descriptors: Descriptors) -> bytes:
+        data = b""
+        while len(data) < count:
+            more, ancillary, message_flags, _ = await self._socket.recvmsg(
+                count - len(data), socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
+            )
+            descriptors.take(ancillary, truncated=bool(message_flags & socket.MSG_CTRUNC))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def _handle(self, record: Record, descriptors: Descriptors) -> tuple[int, bytes, int]:
+        """Do what *record* asks: the reply's wd, its name, and a descriptor to send (or -1)."""
+        kind, mask = record.wd, record.mask
+        if kind == wire.ADD:
+            return self._add(record, descriptors), b"", -1
+        if kind == wire.HELLO:
+            return self._hello(record)
+        if mask or record.name:
+            raise OSError(errno.EINVAL, "this request takes neither mask nor name")
+        if kind > 0:
+            self._watches.remove(self.instance, kind)
+            return 0, b"", -1
+        if kind == wire.STATISTICS:
+            return 0, self._statistics(), -1
+        if kind == wire.PENDING:
+            if self._packets is not None:
+                self._packets.push(self.instance.queue)
+                return self.instance.queue.bytes + self._packets.waiting, b"", -1
+            return 0, b"", -1  # all of it is sent before this reply
+        raise OSError(errno.EINVAL, "unknown request", str(kind))
+
+    def _add(self, record: Record, descriptors: Descriptors) -> int:
+        self._watches.check(record.mask)
+        inode: Inode
+        if descriptors:
+            if record.name:
+                raise OSError(errno.EINVAL, "a name and a descriptor")
+            inode = self._server.resolver.descriptor(descriptors.only(), record.mask, self._peer)
+        else:
+            inode = self._server.resolver.path(record.name, record.mask, self._peer)
+        try:
+            return self._watches.add(self.instance, inode, record.mask)
+        finally:
+            self._watches.inodes.reap(inode)
+
+    def _hello(self, record: Record) -> tuple[int, bytes, int]:
+        if self._greeted or record.name != wire.GREETING or record.mask & ~wire.EVENT_FD:
+            raise OSError(errno.EINVAL, "hello comes first, as 'notifyfs 1'")
+        sent = -1
+        if record.mask & wire.EVENT_FD:
+            self._packets = Packets()
+            sent = self._packets.theirs.fileno()
+        return 0, json.dumps(self._server.about | attrs.asdict(self._server.limits)).encode(), sent
+
+    def _statistics(self) -> bytes:
+        queue = self.instance.queue
+        return json.dumps(
+            {
+                "instance": {
+                    "watches": len(self.instance.watches),
+                    "queued_events": len(queue),
+                    "queued_bytes": queue.bytes,
+                    "events": queue.total,
+                    "dropped": queue.dropped,
+                    "coalesced": queue.coalesced,
+                    "high_water": queue.high_water,
+                },
+                "mount": {
+                    "instances": len(self._watches.instances),
+                    "watches": self._watches.total,
+                    **self._server.counters(),
+                },
+            }
+        ).encode()
+
+    # Sending
+
+    async def _answer(self, cookie: int, result: int, payload: bytes = b"", sent: int = -1) -> None:
+        """Send every event that is queued now, then the reply."""
+        reply = bytes(Record(result, flags.X_REPLY, cookie, payload))
+        if self._packets is not None:
+            self._packets.push(self.instance.queue)
+            events: list[Item] = []
+        else:
+            events = self._take(1 << 62)
+            self.instance.queue.forget_tail()
+        async with self._sending:
+            await self._send_events(events)
+            if sent >= 0:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sent))]
+                done = await self._socket.sendmsg([reply], rights)
+                reply = reply[done:]
+            await self._send(reply)
+
+    async def _pump(self) -> None:
+        """Send events as they come."""
+        queue = self.instance.queue
+        with self._pumping:
+            while True:
+                await self._bell.wait_rung()
+                if self._packets is not None:
+                    await self._packets.flush(queue)
+                    continue
+                while queue:
+                    async with self._sending:
+                        await self._send_events(self._take(_STREAM_CHUNK))
+        self._pump_ended.set()
+
+    def _take(self, most: int) -> list[Item]:
+        events = self.instance.queue.take(most)
+        self._held += len(events)
+        return events
+
+    async def _send_events(self, events: list[Item]) -> None:
+        chunk, count = bytearray(), 0
+        for item in events:
+            data = b"".join(packets_of(item))
+            if chunk and len(chunk) + len(data) > _STREAM_CHUNK:
+                await self._send_counted(chunk, count)
+                chunk, count = bytearray(), 0
+            chunk += data
+            count += 1
+        if chunk:
+            await self._send_counted(chunk, count)
+
+    async def _send_counted(self, chunk: bytearray, count: int) -> None:
+        await self._send(chunk)
+        self._held -= count
+        self._ahead.append(count)
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        with memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                done += await self._socket.send(view[done:])
+
+    def _unread(self) -> int:
+        if self._packets is not None:
+            return self._packets.unread()
+        if not syscalls.unread_by_peer(self._socket.fileno()):
+            self._ahead.clear()
+        return self._held + sum(self._ahead)
+
+    def _discard_input(self) -> None:
+        # Closing with unread requests would turn the client's end of file into ECONNRESET
+        # (unix(7), kernel: unix_release_sock).
+        try:
+            while os.read(self._socket.fileno(), 65536):
+                pass
+        except OSError:
+            pass  # nothing more to read, or gone: both are what we want
+
+
+class Packets:
+    """The event descriptor: a packet socket on which each record is one packet.
+
+    The client's end is kept open as well: FIONREAD on it tells to the byte what the client has
+    not read.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._ours.setblocking(False)
+        try:
+            self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
+        except PermissionError:
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACKET_BUFFER)
+        self._waiting: deque[bytes] = deque()  # of one event, taken and not sent yet
+        self._sent: deque[tuple[int, int]] = deque()  # bytes and events in each packet, perhaps unread
+        self._sent_bytes = 0
+
+    def close(self) -> None:
+        """Close both ends here; the client's own descriptor then reads end of file."""
+        self._ours.close()
+        self.theirs.close()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes taken from the queue that the socket had no room for."""
+        return sum(map(len, self._waiting))
+
+    def push(self, queue: Queue) -> bool:
+        """Send what there is room for; whether all was sent."""
+        while True:
+            while self._waiting:
+                packet = self._waiting[0]
+                try:
+                    self._ours.send(packet)
+                except BlockingIOError:
+                    return False
+                except (BrokenPipeError, ConnectionResetError):
+                    self._waiting.clear()
+                    queue.take(1 << 62)
+                    return True
+                self._waiting.popleft()
+                self._sent.append((len(packet), 0 if self._waiting else 1))
+                self._sent_bytes += len(packet)
+            taken = queue.take(0)
+            if not taken:
+                return True
+            self._waiting.extend(packets_of(taken[0]))
+
+    async def flush(self, queue: Queue) -> None:
+        """Send all, as the client makes room."""
+        while not self.push(queue):
+            await trio.lowlevel.wait_writable(self._ours)
+
+    def unread(self) -> int:
+        """How many events the client has not read."""
+        unread = syscalls.readable_bytes(self.theirs.fileno())
+        while self._sent and self._sent_bytes > unread:
+            self._sent_bytes -= self._sent.popleft()[0]
+        return sum(events for _, events in self._sent) + bool(self._waiting)
+
+
+class Descriptors(ExitStack):
+    """The descriptors that came with one request; all are closed in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: list[int] = []
+        self._truncated = False
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers) or self._truncated
+
+    def take(self, ancillary: list[tuple[int, int, bytes]], *, truncated: bool) -> None:
+        """Take over what recvmsg(2) received."""
+        self._truncated |= truncated
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                for (fd,) in struct.iter_unpack("i", data[: len(data) // 4 * 4]):
+                    self._numbers.append(fd)
+                    self.callback(close_safely, fd)
+
+    def only(self) -> int:
+        """The one descriptor; EINVAL for several, EMFILE where the kernel had no room for it."""
+        if self._truncated:
+            raise OSError(errno.EMFILE, "no room for the descriptor")
+        (*others, fd) = self._numbers
+        if others:
+            raise OSError(errno.EINVAL, "more than one descriptor")
+        return fd
+
+
+def close_safely(fd: int) -> None:
+    """Close a descriptor of a client's.
+
+    close(2) of anything but an ``O_PATH`` one may send a FLUSH, to this very daemon if the file is
+    on our mount, and wait for its answer: a thread can, the main loop cannot.
+    """
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        os.close(fd)
+        return
+    trio.lowlevel.start_thread_soon(lambda: os.close(fd), lambda _outcome: None)
+
+
+def packets_of(item: Item) -> Iterator[bytes]:
+    """The records of one event: its origin, if it has one, and itself."""
+    record, origin = item
+    if origin is not None:
+        yield bytes(Record(record.wd, flags.X_ORIGIN, record.cookie, bytes(origin)))
+    yield bytes(record)
+
+
+def peer_of(sock: trio.socket.SocketType) -> Peer:
+    """The credentials of the process that connected, as they were then."""
+    _pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    # Python reads 1,024 bytes of an option at the most: 256 groups; more is ERANGE, and none count.
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError as error:
+        log.warning("supplementary groups of a client of uid %d are not counted: %s", uid, error)
+        groups = b""
+    return Peer(uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))

@@ -1,0 +1,163 @@
+"""The few system calls that Python's ``os`` does not have, by ctypes.
+
+Each raises OSError with the errno that the kernel gave. Numbers are those of
+``<linux/*.h>``; the calls are the same on every architecture that glibc and
+musl wrap, which is why the wrappers are used and not ``syscall(2)``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import termios
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+AT_EMPTY_PATH: Final = 0x1000
+AT_STATX_DONT_SYNC: Final = 0x4000
+AT_EACCESS: Final = 0x200
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+
+_AT_FDCWD: Final = -100
+_UTIME_OMIT: Final = (1 << 30) - 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_CAP_DAC_OVERRIDE: Final = 1 << 1
+_CAP_FSETID: Final = 1 << 4
+
+
+def _check(result: int, *about: object) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), *about)
+    return result
+
+
+def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    _check(_libc.renameat2(old_fd, old, new_fd, new, ctypes.c_uint(flags)), old, None, new)
+
+
+def utimensat(path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """utimensat(2), following *path*; None leaves a time as it is (UTIME_OMIT)."""
+    times = [
+        part for ns in (atime_ns, mtime_ns) for part in ((0, _UTIME_OMIT) if ns is None else divmod(ns, 1_000_000_000))
+    ]
+    _check(_libc.utimensat(_AT_FDCWD, path, (ctypes.c_long * 4)(*times), 0), path)
+
+
+def may_read(fd: int) -> bool:
+    """Whether the calling thread's effective credentials may read the file (faccessat(2))."""
+    return _may(fd, os.R_OK)
+
+
+def may_search(fd: int) -> bool:
+    """Whether the calling thread's effective credentials may search the directory."""
+    return _may(fd, os.X_OK)
+
+
+def _may(fd: int, mode: int) -> bool:
+    # The magic link: glibc emulates AT_EMPTY_PATH wrongly before 2.33, and the kernel follows this
+    # one to the very file, whatever its name is by now.
+    return bool(_libc.faccessat(_AT_FDCWD, b"/proc/self/fd/%d" % fd, mode, AT_EACCESS) == 0)
+
+
+def identify(fd: int) -> tuple[int, int, int]:
+    """Device major and minor, and inode number, of *fd* by statx(2), without asking its file system.
+
+    With an empty mask and AT_STATX_DONT_SYNC no request is sent to a FUSE daemon (kernel:
+    ``fuse_update_get_attr``), so a file of our own mount can be told apart without deadlock.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, buffer))
+    (ino,) = struct.unpack_from("=Q", buffer, 32)
+    major, minor = struct.unpack_from("=II", buffer, 136)
+    return major, minor, ino
+
+
+def unread_by_peer(fd: int) -> int:
+    """SIOCOUTQ of a Unix socket: 0 when the peer has read all; else buffer memory, not data bytes."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+
+
+def readable_bytes(fd: int) -> int:
+    """FIONREAD: data bytes waiting to be read from a socket."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0])
+
+
+@contextmanager
+def acting_as(uid: int, gid: int, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Act on files as this user, in this thread only, with that user's permissions.
+
+    Only root can. glibc's setgroups applies to every thread of the process, so the raw system
+    call is used; setfsuid(2) and setfsgid(2) are the thread's own, and a user id other than 0
+    takes the file capabilities away (capabilities(7)).
+    """
+    own = os.getgroups()
+    _setgroups(groups)
+    try:
+        _libc.setfsgid(gid)
+        _libc.setfsuid(uid)
+        yield
+    finally:
+        _libc.setfsuid(os.geteuid())
+        _libc.setfsgid(os.getegid())
+        _setgroups(own)
+
+
+@contextmanager
+def creating_as(uid: int, gid: int) -> Iterator[None]:
+    """Create files that belong to this user, in this thread; permissions have been checked already.
+
+    The kernel checks the caller under ``default_permissions``, supplementary groups included.
+    CAP_DAC_OVERRIDE is raised again so that the source does not check a second time without them.
+    """
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    try:
+        if uid:
+            _change_capabilities(add=_CAP_DAC_OVERRIDE)
+        yield
+    finally:
+        _libc.setfsuid(os.geteuid())
+        _libc.setfsgid(os.getegid())
+
+
+@contextmanager
+def without_fsetid() -> Iterator[None]:
+    """Truncate as a user does: setuid and setgid bits are cleared, which CAP_FSETID would keep."""
+    before = _change_capabilities(remove=_CAP_FSETID)
+    try:
+        yield
+    finally:
+        _libc.capset(_header(), before)
+
+
+def _header() -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+
+
+def _change_capabilities(*, add: int = 0, remove: int = 0) -> ctypes.Array[ctypes.c_char]:
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(_header(), data))
+    before = ctypes.create_string_buffer(data.raw, 24)
+    effective, permitted, *rest = struct.unpack("=6I", data.raw)
+    effective = (effective | add & permitted) & ~remove
+    _check(_libc.capset(_header(), struct.pack("=6I", effective, permitted, *rest)))
+    return before
+
+
+_SYS_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159, "loongarch64": 159}.get(os.uname().machine)
+
+
+def _setgroups(groups: Sequence[int]) -> None:
+    if _SYS_SETGROUPS is None:
+        raise OSError(38, f"setgroups(2) has no known number on {os.uname().machine}")
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    _check(_libc.syscall(_SYS_SETGROUPS, len(groups), array))
