@@ -19,7 +19,9 @@ from notifyfs import mounts
 from notifyfs.backing import Backing
 from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
+from notifyfs.notes import Notes, Settling
 from notifyfs.operations import Operations
+from notifyfs.origins import Caller
 from notifyfs.resolve import Resolver
 from notifyfs.server import Limits, Server
 
@@ -62,6 +64,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         daemon = _Daemon(backing, source, mountpoint, path, options)
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", set())
         stack.callback(pyfuse3.close, unmount=False)
+        daemon.settling.notes = Notes(fuse)
         with _never_frozen():
             trio.run(daemon.run, listener, lambda: ready(path))
 
@@ -85,9 +88,11 @@ class _Daemon:
         self.device = line.device
         self.backing = backing
         self.watches = watches
+        self.settling = Settling()
         self.operations = Operations(
             backing,
             watches,
+            self.settling,
             socket=os.fsencode(path),
             cache=options.cache,
             access=options.access,
@@ -96,6 +101,7 @@ class _Daemon:
         major, _, minor = line.device.partition(":")
         self.server = Server(
             watches,
+            self.settling.wait,
             Resolver(backing, os.fsencode(mountpoint), (int(major), int(minor))),
             limits,
             {"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
@@ -120,7 +126,7 @@ class _Daemon:
                 nursery.start_soon(self._tell_ready, ready)
                 await pyfuse3.main(max_tasks=_MOST_TASKS)
                 nursery.cancel_scope.cancel()
-            self.watches.unmount()
+            self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
             await self.server.finish()
             servers.cancel_scope.cancel()
 

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -23,16 +24,17 @@ from notifyfs.answers import at_once, may_wait
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS
 from notifyfs.core.rules import Renamed, setattr_operation
-from notifyfs.origins import Caller
+from notifyfs.origins import Caller, descriptor_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
     from notifyfs.backing import Backing
     from notifyfs.core.inodes import Entry, Inode
     from notifyfs.core.watches import Watches
+    from notifyfs.notes import Settling
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Operations(pyfuse3.Operations):
         self,
         backing: Backing,
         watches: Watches,
+        settling: Settling,
         *,
         socket: bytes,
         cache: Literal["auto", "always", "never"] = "auto",
@@ -83,6 +86,7 @@ class Operations(pyfuse3.Operations):
         self.inodes = backing.inodes
         self.watches = watches
         self.handles: dict[int, Handle] = {}
+        self.settling = settling
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
         self._access = access
@@ -90,6 +94,9 @@ class Operations(pyfuse3.Operations):
         # The name by which a thread has just looked up a file that has several: FUSE's next
         # request from that thread names only the inode.
         self._looked: dict[int, Entry] = {}
+        # The name of a file that had only this one until it was linked, and until when the kernel
+        # may still use it without a LOOKUP.
+        self._cached: dict[Inode, tuple[Entry, float]] = {}
 
     # Names
 
@@ -132,9 +139,12 @@ class Operations(pyfuse3.Operations):
     def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        parent = self.inodes[new_parent_inode]
-        with self.backing.borrowed(self.inodes[inode]) as fd:
+        parent, node = self.inodes[new_parent_inode], self.inodes[inode]
+        self._looked.pop(ctx.pid, None)
+        with self.backing.borrowed(node) as fd:
             os.link(magic(fd), new_name, dst_dir_fd=self.backing.fd(parent), follow_symlinks=True)
+        if node.names is None:
+            self._note_cached(node)
         return self._made("link", parent, new_name, ctx)
 
     @at_once
@@ -156,11 +166,13 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
+        self._looked.pop(ctx.pid, None)
         subject = self._entry_at(source, name_old)
         if flags & syscalls.RENAME_EXCHANGE:
             other = self._entry_at(target, name_new)
             self._rename(source, name_old, target, name_new, flags)
             self.inodes.exchange(subject, other)
+            self.settling.mark(parent_inode_old, parent_inode_new)
             self.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()))
             self.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()))
             return
@@ -178,6 +190,7 @@ class Operations(pyfuse3.Operations):
                 os.close(fd)
             raise
         self.inodes.move(subject, target, name_new)
+        self.settling.mark(parent_inode_old, parent_inode_new)
         self.tell(
             "rename",
             subject,
@@ -231,7 +244,7 @@ class Operations(pyfuse3.Operations):
         )
         found = os.fstat(fd)
         if operation is not None:
-            self.tell(operation, self._used(node, ctx) if handle is None else handle.entry, ctx)
+            self._tell_change(operation, node, ctx, handle)
         return self._attributes(node, found)
 
     @at_once
@@ -250,13 +263,13 @@ class Operations(pyfuse3.Operations):
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         os.setxattr(magic(self.backing.fd(node)), name, value)
-        self.tell("attributes", self._used(node, ctx), ctx)
+        self._tell_change("attributes", node, ctx)
 
     @at_once
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         os.removexattr(magic(self.backing.fd(node)), name)
-        self.tell("attributes", self._used(node, ctx), ctx)
+        self._tell_change("attributes", node, ctx)
 
     @at_once
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -303,7 +316,7 @@ class Operations(pyfuse3.Operations):
 
     @at_once
     def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        return self._open(self._used(self.inodes[inode], ctx), flags, ctx)
+        return self._open(self._reached(self.inodes[inode], ctx)[0], flags, ctx)
 
     @may_wait
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
@@ -384,13 +397,20 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """Tell an operation that *ctx*'s caller has just done."""
         if self.watches.total:
-            self._tell(operation, entry, Caller(ctx), renamed, dies=dies)
+            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), renamed, dies=dies)
 
     def _tell(
-        self, operation: str, entry: Entry, caller: Caller, renamed: Renamed | None = None, *, dies: bool = False
+        self,
+        operation: str,
+        entry: Entry,
+        caller: Caller,
+        renamed: Renamed | None = None,
+        *,
+        dies: bool = False,
+        others: Sequence[Entry] = (),
     ) -> None:
         try:
-            self.watches.tell(operation, entry, caller, renamed, dies=dies)
+            self.watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
         except Exception:
             # The operation was done: its caller must hear so, whatever became of the event.
             log.exception("telling %s of %r failed", operation, entry)
@@ -401,12 +421,40 @@ class Operations(pyfuse3.Operations):
         if len(self._looked) > 1024:  # noqa: PLR2004 - more threads than are ever between two requests
             del self._looked[next(iter(self._looked))]
 
-    def _used(self, inode: Inode, ctx: RequestContext) -> Entry:
-        """The name through which the caller reached *inode*, as far as it can be known."""
-        if inode.names is None:
-            return inode.entry
-        entry = self._looked.get(ctx.pid)
-        return entry if entry is not None and entry.inode is inode and entry.live else inode.entry
+    def _reached(self, inode: Inode, ctx: RequestContext) -> list[Entry]:
+        """The name through which the caller reached *inode*; or all that it may be, the likeliest first."""
+        names = inode.names
+        if names is None:
+            return [inode.entry]
+        looked = self._looked.pop(ctx.pid, None)
+        if looked is not None and looked.inode is inode and looked.live:
+            return [looked]
+        # No LOOKUP came before: it was reached by a descriptor, or by the one name that the kernel
+        # may use without asking.
+        used = [name for name in names if name.uses]
+        cached, until = self._cached.get(inode, (inode.entry, 0.0))
+        if until > time.monotonic() and cached.live:
+            used = [cached, *(name for name in used if name is not cached)]
+        used = used or [name for name in names if name.live]
+        if len(used) > 1:
+            path = descriptor_path(ctx.pid)
+            used = [name for name in used if path.endswith(b"/" + name.name)] or used
+        return used
+
+    def _note_cached(self, inode: Inode) -> None:
+        now = time.monotonic()
+        while self._cached and (oldest := next(iter(self._cached.items())))[1][1] < now:
+            del self._cached[oldest[0]]
+        self._cached.pop(inode, None)
+        self._cached[inode] = (inode.entry, now + self._timeout)
+        if self.settling.notes is not None:
+            self.settling.notes.expire(inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None))
+
+    def _tell_change(self, operation: str, inode: Inode, ctx: RequestContext, handle: Handle | None = None) -> None:
+        """Tell a change of attributes, to each directory that Linux may have told."""
+        if self.watches.total:
+            entry, *others = self._reached(inode, ctx) if handle is None else [handle.entry]
+            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others)
 
     # Doing
 
@@ -427,13 +475,12 @@ class Operations(pyfuse3.Operations):
 
     def _made(self, operation: str, parent: Inode, name: bytes, ctx: RequestContext) -> EntryAttributes:
         entry, found = self.backing.look(parent, name)
-        if entry.inode.names is not None:
-            self._remember(ctx.pid, entry)
         self.tell(operation, entry, ctx)
         return self._told(entry.inode, found)
 
     def _remove(self, operation: Literal["unlink", "rmdir"], parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         parent = self.inodes[parent_inode]
+        self._looked.pop(ctx.pid, None)
         entry, fd = self.backing.hold(parent, name)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
@@ -443,6 +490,7 @@ class Operations(pyfuse3.Operations):
             os.close(fd)
             self.inodes.reap(entry.inode)
             raise
+        self.settling.mark(parent_inode)
         self.tell(operation, entry, ctx, dies=dies)
         self._keep_removed(entry.inode, fd)
 
@@ -501,7 +549,7 @@ class Operations(pyfuse3.Operations):
         )
 
     def _add_handle(self, fd: int, entry: Entry, ctx: RequestContext, *, writable: bool = False) -> None:
-        caller = Caller(ctx)
+        caller = Caller(ctx.pid, ctx.uid, ctx.gid)
         if self.watches.origins:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
         entry.uses += 1

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING
-
 from notifyfs.core.wire import Origin
-
-if TYPE_CHECKING:
-    from pyfuse3 import RequestContext
 
 
 class Caller:
@@ -21,10 +17,10 @@ class Caller:
 
     __slots__ = ("_comm", "_pid", "gid", "thread", "uid")
 
-    def __init__(self, context: RequestContext) -> None:
-        self.thread = context.pid
-        self.uid = context.uid
-        self.gid = context.gid
+    def __init__(self, thread: int, uid: int, gid: int) -> None:
+        self.thread = thread
+        self.uid = uid
+        self.gid = gid
         self._pid = -1
         self._comm = b""
 
@@ -47,3 +43,17 @@ class Caller:
         if self._pid < 0:
             self.look()
         return Origin(sequence, time.time_ns(), self._pid, self.uid, self.gid, 0, self._comm)
+
+
+def descriptor_path(thread: int) -> bytes:
+    """The path of the descriptor that *thread* passed to the system call it is blocked in, or b"".
+
+    FUSE does not say through which descriptor fchmod(2) and its like come; the first argument in
+    /proc/TID/syscall (proc(5)) does, and its link shows the entry that it was opened through.
+    """
+    try:
+        with open(f"/proc/{thread}/syscall", "rb") as call:
+            descriptor = int(call.read().split()[1], 16)
+        return os.readlink(b"/proc/%d/fd/%d" % (thread, descriptor)).removesuffix(b" (deleted)")
+    except (OSError, ValueError, IndexError):
+        return b""  # gone, another user's, or no descriptor (a path, AT_FDCWD)

@@ -35,6 +35,7 @@ _PATH_MAX: Final = 4096
 class Peer:
     """The other end of a connection (SO_PEERCRED, SO_PEERGROUPS; unix(7))."""
 
+    pid: int
     uid: int
     gid: int
     groups: tuple[int, ...] = ()

@@ -25,10 +25,11 @@ from notifyfs.core import flags, wire
 from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
+from notifyfs.origins import Caller
 from notifyfs.resolve import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from notifyfs.core.inodes import Inode
     from notifyfs.core.queue import Item
@@ -81,9 +82,17 @@ class Server:
     """All subscribers of one mount."""
 
     def __init__(
-        self, watches: Watches, resolver: Resolver, limits: Limits, about: dict[str, object], counters: Callable[[], dict[str, int]]
+        self,
+        watches: Watches,
+        settled: Callable[[], Awaitable[None]],
+        resolver: Resolver,
+        limits: Limits,
+        about: dict[str, object],
+        counters: Callable[[], dict[str, int]],
     ) -> None:
         self.watches = watches
+        self.settled = settled
+        """Waits until the changes told so far can be seen through the mount."""
         self.resolver = resolver
         self.limits = limits
         self.about = about
@@ -161,8 +170,8 @@ class Subscriber:
             try:
                 while True:
                     await self._respond()
-            except (EOFError, ConnectionError):
-                pass
+            except (EOFError, OSError) as error:
+                log.debug("subscriber gone: %r", error)
             except wire.FramingError as error:
                 await self._answer(error.args[0], -errno.EPROTO)
                 self._discard_input()
@@ -174,7 +183,7 @@ class Subscriber:
             if self._packets is not None:
                 self._pumping.cancel()
                 await self._pump_ended.wait()
-                await self._packets.flush(self.instance.queue)
+                await self._packets.flush(self.instance.queue, self._server.settled)
             async with self._sending:
                 await self._send_events(self._take(1 << 62))
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -186,6 +195,8 @@ class Subscriber:
     async def _respond(self) -> None:
         record, descriptors = await self._request()
         with descriptors:
+            if self._packets is not None:
+                await self._packets.push_settled(self.instance.queue, self._server.settled)
             try:
                 result, payload, sent = self._handle(record, descriptors)
             except OSError as error:
@@ -230,13 +241,12 @@ class Subscriber:
         if mask or record.name:
             raise OSError(errno.EINVAL, "this request takes neither mask nor name")
         if kind > 0:
-            self._watches.remove(self.instance, kind)
+            self._watches.remove(self.instance, kind, Caller(self._peer.pid, self._peer.uid, self._peer.gid))
             return 0, b"", -1
         if kind == wire.STATISTICS:
             return 0, self._statistics(), -1
         if kind == wire.PENDING:
             if self._packets is not None:
-                self._packets.push(self.instance.queue)
                 return self.instance.queue.bytes + self._packets.waiting, b"", -1
             return 0, b"", -1  # all of it is sent before this reply
         raise OSError(errno.EINVAL, "unknown request", str(kind))
@@ -291,7 +301,6 @@ class Subscriber:
         """Send every event that is queued now, then the reply."""
         reply = bytes(Record(result, flags.X_REPLY, cookie, payload))
         if self._packets is not None:
-            self._packets.push(self.instance.queue)
             events: list[Item] = []
         else:
             events = self._take(1 << 62)
@@ -307,16 +316,21 @@ class Subscriber:
     async def _pump(self) -> None:
         """Send events as they come."""
         queue = self.instance.queue
-        with self._pumping:
-            while True:
-                await self._bell.wait_rung()
-                if self._packets is not None:
-                    await self._packets.flush(queue)
-                    continue
-                while queue:
-                    async with self._sending:
-                        await self._send_events(self._take(_STREAM_CHUNK))
-        self._pump_ended.set()
+        try:
+            with self._pumping:
+                while True:
+                    await self._bell.wait_rung()
+                    if self._packets is not None:
+                        await self._packets.flush(queue, self._server.settled)
+                        continue
+                    while queue:
+                        async with self._sending:
+                            await self._send_events(self._take(_STREAM_CHUNK))
+        except OSError as error:
+            log.debug("subscriber gone: %r", error)
+            self._socket.shutdown(socket.SHUT_RD)  # its requests end with it
+        finally:
+            self._pump_ended.set()
 
     def _take(self, most: int) -> list[Item]:
         events = self.instance.queue.take(most)
@@ -324,6 +338,7 @@ class Subscriber:
         return events
 
     async def _send_events(self, events: list[Item]) -> None:
+        await self._server.settled()
         chunk, count = bytearray(), 0
         for item in events:
             data = b"".join(packets_of(item))
@@ -336,6 +351,8 @@ class Subscriber:
             await self._send_counted(chunk, count)
 
     async def _send_counted(self, chunk: bytearray, count: int) -> None:
+        if not syscalls.unread_by_peer(self._socket.fileno()):
+            self._ahead.clear()
         await self._send(chunk)
         self._held -= count
         self._ahead.append(count)
@@ -391,8 +408,8 @@ class Packets:
         """Bytes taken from the queue that the socket had no room for."""
         return sum(map(len, self._waiting))
 
-    def push(self, queue: Queue) -> bool:
-        """Send what there is room for; whether all was sent."""
+    def push(self, queue: Queue, most: int) -> bool:
+        """Send at most *most* events, as far as there is room; whether that was room enough."""
         while True:
             while self._waiting:
                 packet = self._waiting[0]
@@ -400,22 +417,26 @@ class Packets:
                     self._ours.send(packet)
                 except BlockingIOError:
                     return False
-                except (BrokenPipeError, ConnectionResetError):
-                    self._waiting.clear()
-                    queue.take(1 << 62)
-                    return True
                 self._waiting.popleft()
                 self._sent.append((len(packet), 0 if self._waiting else 1))
                 self._sent_bytes += len(packet)
-            taken = queue.take(0)
+            taken = queue.take(0) if most > 0 else []
             if not taken:
                 return True
+            most -= 1
             self._waiting.extend(packets_of(taken[0]))
 
-    async def flush(self, queue: Queue) -> None:
+    async def push_settled(self, queue: Queue, settled: Callable[[], Awaitable[None]]) -> bool:
+        """Send what is queued now and there is room for, once its changes can be seen."""
+        most = len(queue)
+        await settled()
+        return self.push(queue, most)
+
+    async def flush(self, queue: Queue, settled: Callable[[], Awaitable[None]]) -> None:
         """Send all, as the client makes room."""
-        while not self.push(queue):
-            await trio.lowlevel.wait_writable(self._ours)
+        while queue or self._waiting:
+            if not await self.push_settled(queue, settled):
+                await trio.lowlevel.wait_writable(self._ours)
 
     def unread(self) -> int:
         """How many events the client has not read."""
@@ -477,11 +498,11 @@ def packets_of(item: Item) -> Iterator[bytes]:
 
 def peer_of(sock: trio.socket.SocketType) -> Peer:
     """The credentials of the process that connected, as they were then."""
-    _pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     # Python reads 1,024 bytes of an option at the most: 256 groups; more is ERANGE, and none count.
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError as error:
         log.warning("supplementary groups of a client of uid %d are not counted: %s", uid, error)
         groups = b""
-    return Peer(uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))
+    return Peer(pid, uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))

@@ -57,9 +57,9 @@ class Inode:
         self.lookups = 0
         """How often the kernel was told of it (FUSE's lookup count)."""
         self.entry: Entry
-        """The name last used; a removed file keeps its last one. The root's is empty and leads nowhere."""
+        """One of its names, a live one if there is any: a removed file keeps its last. The root's is empty."""
         self.names: list[Entry] | None = None
-        """All live entries, when there are several."""
+        """All entries, when there are several: those that are live, and those removed but still in use."""
         self.children: dict[bytes, Entry] | None = None
         self.pages: tuple[int, int, int] | None = None
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
@@ -198,6 +198,7 @@ class Inodes:
             entry.uses -= 1
             if entry.uses or entry.live:
                 break
+            self._unname(entry)
             if entry.inode.gone:
                 died.append(entry.inode)
             entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
@@ -219,6 +220,7 @@ class Inodes:
             or inode.children
             or inode.number == ROOT
             or inode.entry.uses
+            or any(name.uses for name in inode.names or ())
         ):
             if self._by_number.get(inode.number) is not inode:
                 break  # reaped before
@@ -256,24 +258,40 @@ class Inodes:
             entry.parent.entry.uses += 1
         self.reap(entry.inode)
 
-    def _name(self, inode: Inode, entry: Entry) -> None:
-        if not inode.entry.live:
+    @staticmethod
+    def _name(inode: Inode, entry: Entry) -> None:
+        old = inode.entry
+        if not old.live:
             inode.entry = entry
-        elif inode.names is None:
-            inode.names = [inode.entry, entry]
-        else:
-            inode.names.append(entry)
+            if not old.uses:
+                return
+        if inode.names is None:
+            inode.names = [old]
+        inode.names.append(entry)
 
     def _detach(self, entry: Entry) -> None:
         self._unhash(entry)
         entry.live = False
+        if not entry.uses:
+            self._unname(entry)
+        elif entry.inode.entry is entry:
+            self._choose(entry.inode)
+
+    def _unname(self, entry: Entry) -> None:
+        """*entry* is neither live nor in use any more."""
         inode = entry.inode
-        if inode.names is not None:
-            inode.names.remove(entry)
-            if inode.entry is entry:
-                inode.entry = inode.names[-1]
-            if len(inode.names) == 1:
-                inode.names = None
+        if inode.names is None or entry not in inode.names:
+            return
+        inode.names.remove(entry)
+        if inode.entry is entry:
+            self._choose(inode)
+        if len(inode.names) == 1:
+            inode.names = None
+
+    @staticmethod
+    def _choose(inode: Inode) -> None:
+        names = inode.names or [inode.entry]
+        inode.entry = next((name for name in names if name.live), names[-1])
 
     @staticmethod
     def _unhash(entry: Entry) -> None:

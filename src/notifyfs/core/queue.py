@@ -48,7 +48,7 @@ class Queue:
         self._taken = 0  # taken and, when last asked, unread
         self._last: Item | None = None  # the last one taken
         self._overflow_queued = False
-        self._overflow_taken = False  # ... and, when last asked, unread
+        self._overflow_age = 0  # items taken since OVERFLOW was, itself included; 0: it was read
 
     def __len__(self) -> int:
         return len(self._items)
@@ -78,9 +78,9 @@ class Queue:
     def overflow(self) -> None:
         """Say once, until it is read, that something was lost."""
         self.dropped += 1
-        if self._overflow_taken:
-            self._overflow_taken = bool(self._ask())
-        if not (self._overflow_queued or self._overflow_taken):
+        if self._overflow_age > self._ask():
+            self._overflow_age = 0
+        if not (self._overflow_queued or self._overflow_age):
             self._overflow_queued = True
             self._push((OVERFLOW, None))
 
@@ -95,7 +95,9 @@ class Queue:
             item = items.popleft()
             taken.append(item)
             if item[0] is OVERFLOW:
-                self._overflow_queued, self._overflow_taken = False, True
+                self._overflow_queued, self._overflow_age = False, 1
+            elif self._overflow_age:
+                self._overflow_age += 1
         if taken:
             self.bytes -= sum(map(size, taken))
             self._taken += len(taken)

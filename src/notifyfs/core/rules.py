@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from notifyfs.core import flags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from notifyfs.core.inodes import Entry, Inode
 
@@ -116,10 +116,13 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
     return "access time" if atime else None
 
 
-def notices(operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False) -> Iterator[Notice]:
+def notices(
+    operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False, others: Sequence[Entry] = ()
+) -> Iterator[Notice]:
     """What *operation*, which has just been done to *entry*, tells: in order.
 
-    *dies*: the operation took the inode's last name and use (``Inodes.remove``).
+    *dies*: the operation took the inode's last name and use (``Inodes.remove``). *others*: names
+    that it may have been done through instead; their directories are told as well.
     """
     inode, parent, name = entry.inode, entry.parent, entry.name
     directory = flags.ISDIR if inode.is_dir else 0
@@ -129,7 +132,12 @@ def notices(operation: str, entry: Entry, renamed: Renamed | None = None, *, die
         if to is To.PATH:
             yield Notice(mask, parent, name, inode, unlinked=not entry.live)
         elif to is To.DENTRY:
-            yield Notice(mask, parent, name, inode)
+            if others:
+                for possible in (entry, *others):
+                    yield Notice(mask, possible.parent, possible.name, None)
+                yield Notice(mask, None, b"", inode)
+            else:
+                yield Notice(mask, parent, name, inode)
         elif to is To.PARENT:
             yield Notice(mask, parent, name, None, cookie)
         elif to is To.INODE:

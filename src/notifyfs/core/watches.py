@@ -11,7 +11,7 @@ from notifyfs.core.rules import Notice, Renamed, notices
 from notifyfs.core.wire import MAX_LEN, Origin, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from notifyfs.core.inodes import Entry, Inode, Inodes
 
@@ -124,12 +124,12 @@ class Watches:
         self._count(watch, 1)
         return watch.wd
 
-    def remove(self, instance: Instance, wd: int) -> None:
+    def remove(self, instance: Instance, wd: int, actor: Actor) -> None:
         """End a watch, as inotify_rm_watch(2): IGNORED follows; EINVAL for an unknown *wd*."""
         watch = instance.watches.get(wd)
         if watch is None:
             raise OSError(errno.EINVAL, "no such watch descriptor", str(wd))
-        self._ignore(watch)
+        self._ignore(watch, actor)
 
     def cookie(self) -> int:
         """A new cookie for one rename: unique, not 0, as long as 32 bits last."""
@@ -142,7 +142,7 @@ class Watches:
             return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        entries = inode.names or (inode.entry,)
+        entries = inode.names or [inode.entry]
         return any(
             watch.mask & event
             for entry in entries
@@ -152,47 +152,49 @@ class Watches:
         )
 
     def tell(
-        self, operation: str, entry: Entry, actor: Actor, renamed: Renamed | None = None, *, dies: bool = False
+        self,
+        operation: str,
+        entry: Entry,
+        actor: Actor,
+        renamed: Renamed | None = None,
+        *,
+        dies: bool = False,
+        others: Sequence[Entry] = (),
     ) -> None:
-        """An operation was done to *entry*: queue its events."""
+        """An operation was done to *entry*: queue its events. See ``rules.notices``."""
         if not self.total:
             return
-        for notice in notices(operation, entry, renamed, dies=dies):
+        for notice in notices(operation, entry, renamed, dies=dies, others=others):
             self._deliver(notice, actor)
 
-    def unmount(self) -> None:
+    def unmount(self, actor: Actor) -> None:
         """Every watch hears UNMOUNT and ends; the newest inode first (measured: N9)."""
         for inode in self.inodes.newest_first():
             mask = flags.UNMOUNT | (flags.ISDIR if inode.is_dir else 0)
             for watch in list((inode.watches or {}).values()):
-                self._push(watch, Record(watch.wd, mask), None)
-                self._ignore(watch)
+                self._push(watch, Record(watch.wd, mask), actor, self.sequence + 1)
+                self._ignore(watch, actor)
 
     def _deliver(self, notice: Notice, actor: Actor) -> None:
-        mask, parent, name, inode, cookie, unlinked, death = notice
-        heard = 0
-        if parent is not None:
-            if parent.watches:
-                heard += self._hear(parent.watches, mask, cookie, name, actor, unlinked=unlinked)
+        inode, number = notice.inode, self.sequence + 1
+        if notice.parent is not None:
+            if notice.parent.watches:
+                self._hear(notice.parent.watches, notice, notice.name, actor, number)
             if self._recursive:
-                heard += self._deliver_above(notice, actor)
+                self._deliver_above(notice, actor, number)
         if inode is not None and inode.watches:
-            heard += self._hear(inode.watches, mask, cookie, b"", actor, unlinked=unlinked)
-            if death:
-                for watch in list(inode.watches.values()):
-                    self._ignore(watch)
-        if heard:
-            self.sequence += 1
+            self._hear(inode.watches, notice, b"", actor, number)
+            if notice.death:
+                for watch in list((inode.watches or {}).values()):
+                    self._ignore(watch, actor)
 
-    def _deliver_above(self, notice: Notice, actor: Actor) -> int:
-        heard = 0
+    def _deliver_above(self, notice: Notice, actor: Actor, number: int) -> None:
         path, place = notice.name, notice.parent
         while place is not None and place.entry.name:
             path, place = place.entry.name + b"/" + path, place.entry.parent
             if place.watches:
                 recursive = {i: w for i, w in place.watches.items() if w.mask & flags.X_RECURSIVE}
-                heard += self._hear(recursive, notice.mask, notice.cookie, path, actor, unlinked=notice.unlinked)
-        return heard
+                self._hear(recursive, notice, path, actor, number)
 
     @staticmethod
     def _ancestors(entry: Entry) -> list[Inode]:
@@ -202,31 +204,29 @@ class Watches:
         return places
 
     def _hear(
-        self, watches: dict[Instance, Watch], mask: int, cookie: int, name: bytes, actor: Actor, *, unlinked: bool
-    ) -> int:
-        heard = 0
+        self, watches: dict[Instance, Watch], notice: Notice, name: bytes, actor: Actor, number: int
+    ) -> None:
         for watch in list(watches.values()):
             wanted = watch.mask
-            if not wanted & mask & flags.ALL_EVENTS or (unlinked and wanted & flags.EXCL_UNLINK):
+            if not wanted & notice.mask & flags.ALL_EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
                 continue
-            heard = 1
-            origin = actor.origin(self.sequence + 1) if wanted & flags.X_ORIGIN else None
             if len(name) > _LONGEST_NAME:
                 # A path below a recursive watch that no record can carry: say that something is lost.
                 watch.instance.queue.overflow()
                 watch.instance.ring()
             else:
-                self._push(watch, Record(watch.wd, mask, cookie, name), origin)
+                self._push(watch, Record(watch.wd, notice.mask, notice.cookie, name), actor, number)
             if wanted & flags.ONESHOT:
-                self._ignore(watch)
-        return heard
+                self._ignore(watch, actor)
 
-    def _push(self, watch: Watch, record: Record, origin: Origin | None) -> None:
+    def _push(self, watch: Watch, record: Record, actor: Actor, number: int) -> None:
+        self.sequence = max(self.sequence, number)
+        origin = actor.origin(number) if watch.mask & flags.X_ORIGIN else None
         watch.instance.queue.append(record, origin)
         watch.instance.ring()
 
-    def _ignore(self, watch: Watch) -> None:
-        self._push(watch, Record(watch.wd, flags.IGNORED), None)
+    def _ignore(self, watch: Watch, actor: Actor) -> None:
+        self._push(watch, Record(watch.wd, flags.IGNORED), actor, self.sequence + 1)
         self._end(watch)
 
     def _end(self, watch: Watch) -> None:

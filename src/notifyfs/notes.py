@@ -1,0 +1,159 @@
+"""Notes to the kernel: what it must ask again, and whether it has finished.
+
+pyfuse3 can invalidate an entry, which unhashes it: an open file then seems deleted
+(``/proc/self/fd``, getcwd(3)) and the kernel's own IN_EXCL_UNLINK watches fall silent. What is
+needed here is less: to end an entry's timeout, and to wait for an inode's lock. Both are written
+to the FUSE descriptor as FUSE_NOTIFY_INVAL_ENTRY, from a thread: the kernel takes the directory's
+lock for it, which an operation may hold that this daemon has not answered yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import struct
+import threading
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_NOTIFY_INVAL_ENTRY: Final = 3
+_EXPIRE_ONLY: Final = 1
+_HEADER: Final = struct.Struct("=IiQ")  # struct fuse_out_header
+_ENTRY: Final = struct.Struct("=QII")  # struct fuse_notify_inval_entry_out
+_NO_NAME: Final = b"/"  # never a name: the kernel takes the lock, finds nothing, and changes nothing
+
+_MOST_WAITING: Final = 10000
+_PATIENCE: Final = 1.0
+"""Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
+
+
+class Notes:
+    """Writes notes from a thread of its own, in order."""
+
+    def __init__(self, fuse: int) -> None:
+        self._fuse = fuse
+        self._tasks: queue.Queue[Callable[[], None]] = queue.Queue(_MOST_WAITING)
+        threading.Thread(target=self._run, name="notes", daemon=True).start()
+
+    def expire(self, parent: int, name: bytes, done: Callable[[], object]) -> None:
+        """Let the next use of *name* in the directory with node number *parent* begin with a LOOKUP.
+
+        *done* is called from the thread once that is so; never on Linux before 6.2, which takes
+        FUSE_EXPIRE_ONLY for padding and would unhash the entry.
+        """
+
+        def write() -> None:
+            if self._write(parent, name):
+                done()
+
+        if _KNOWS_EXPIRE:
+            self._put(write)
+
+    def settle(self, directories: frozenset[int], done: Callable[[], None]) -> None:
+        """Call *done* from the thread once the operations in these directories have ended in the kernel too.
+
+        An answered unlink still has its entry hashed until its caller has run; the directory's lock
+        is free only after that.
+        """
+
+        def write() -> None:
+            for number in directories:
+                self._write(number, _NO_NAME)
+            done()
+
+        if not self._put(write):
+            done()
+
+    def _put(self, task: Callable[[], None]) -> bool:
+        try:
+            self._tasks.put_nowait(task)
+        except queue.Full:
+            log.warning("the kernel does not take notes: an event may come before its change can be seen")
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            task = self._tasks.get()
+            try:
+                task()
+            except Exception:
+                log.exception("a note to the kernel failed")
+
+    def _write(self, parent: int, name: bytes) -> bool:
+        body = _ENTRY.pack(parent, len(name), _EXPIRE_ONLY) + name + b"\0"
+        try:
+            os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), _NOTIFY_INVAL_ENTRY, 0) + body)
+        except FileNotFoundError:
+            pass  # the kernel does not remember it: just as good
+        except OSError as error:
+            log.debug("a note about %r: %s", name, error)  # unmounted meanwhile
+            return False
+        return True
+
+
+class Settling:
+    """Which directories have answered changes that the kernel may not have finished.
+
+    The kernel side marks them; the subscriber side waits before it sends: a subscriber that acts on
+    an event must find the change.
+    """
+
+    def __init__(self) -> None:
+        self.notes: Notes | None = None
+        """Set once mounted; nothing is waited for before."""
+        self._marked: set[int] = set()
+        self._generation = 0
+        self._settled = 0
+        self._round: trio.Event | None = None
+
+    def mark(self, *directories: int) -> None:
+        """A name in each of these directories (node numbers) was removed or moved, and will now be answered."""
+        self._marked.update(directories)
+        self._generation += 1
+
+    async def wait(self) -> None:
+        """Return when all that was marked until now has ended; at once if nothing was."""
+        target = self._generation
+        while self._settled < target:
+            if self._round is None:
+                await self._settle()
+            else:
+                await self._round.wait()
+
+    async def _settle(self) -> None:
+        ended = self._round = trio.Event()
+        generation, directories = self._generation, frozenset(self._marked)
+        self._marked.clear()
+        token = trio.lowlevel.current_trio_token()
+
+        def done() -> None:
+            try:
+                token.run_sync_soon(ended.set)
+            except trio.RunFinishedError:
+                pass  # the mount has ended: nobody waits
+
+        try:
+            if self.notes is not None:
+                self.notes.settle(directories, done)
+                with trio.move_on_after(_PATIENCE):
+                    await ended.wait()
+        finally:
+            self._settled = max(self._settled, generation)
+            self._round = None
+            ended.set()
+
+
+def _knows_expire() -> bool:
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (6, 2)
+
+
+_KNOWS_EXPIRE: Final = _knows_expire()
