@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from notifyfs.options import Options
 
@@ -181,15 +181,17 @@ def stats(path: str, *, as_json: bool) -> None:
 
     try:
         with client.Connection(client.find_socket(path)) as connection:
-            counters = connection.statistics()
+            counters = connection.statistics()["mount"]  # this connection's own are all 0
     except OSError as error:
         said = error.strerror or str(error)
-        raise Failure(f"{path}: {said}" if ";" in said else f"{path}: {said}; `notifyfs list` shows the mounts") from None
+        raise Failure(
+            f"{path}: {said}" if ";" in said else f"{path}: {said}; `notifyfs list` shows the mounts"
+        ) from None
     if as_json:
         click.echo(json.dumps(counters, indent=2))
         return
-    for name, value in _flat(counters):
-        click.echo(f"{name}: {printable(str(value))}")
+    for name, value in counters.items():
+        click.echo(f"{name}: {value}")
 
 
 @main.command()
@@ -340,15 +342,6 @@ def _serve(source: str, mountpoint: str, options: Options, ready: Callable[[str]
         raise Failure(
             f"{mountpoint}: internal error: {type(error).__name__}: {error}; -f -d shows where, please report it"
         ) from error
-
-
-def _flat(counters: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Name nested counters by their way: ``mount.watches``."""
-    for name, value in counters.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from notifyfs import mounts
 from notifyfs.backing import Backing
 from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
-from notifyfs.notes import Notes, Settling
+from notifyfs.notes import Notes
 from notifyfs.operations import Operations
 from notifyfs.origins import Caller
 from notifyfs.resolve import Resolver
 from notifyfs.server import Limits, Server
+from notifyfs.settling import Deaths, Settling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,10 +90,12 @@ class _Daemon:
         self.backing = backing
         self.watches = watches
         self.settling = Settling()
+        self.deaths = Deaths(watches)
         self.operations = Operations(
             backing,
             watches,
             self.settling,
+            self.deaths,
             socket=os.fsencode(path),
             cache=options.cache,
             access=options.access,
@@ -102,6 +105,7 @@ class _Daemon:
         self.server = Server(
             watches,
             self.settling.wait,
+            self.deaths.wait,
             Resolver(backing, os.fsencode(mountpoint), (int(major), int(minor))),
             limits,
             {"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
@@ -123,9 +127,11 @@ class _Daemon:
             servers.start_soon(self.server.accept, listener)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_on_signal)
+                nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
                 await pyfuse3.main(max_tasks=_MOST_TASKS)
                 nursery.cancel_scope.cancel()
+            self.watches.give_up()
             self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
             await self.server.finish()
             servers.cancel_scope.cancel()

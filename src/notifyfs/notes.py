@@ -16,8 +16,6 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,8 +28,6 @@ _ENTRY: Final = struct.Struct("=QII")  # struct fuse_notify_inval_entry_out
 _NO_NAME: Final = b"/"  # never a name: the kernel takes the lock, finds nothing, and changes nothing
 
 _MOST_WAITING: Final = 10000
-_PATIENCE: Final = 1.0
-"""Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
 
 
 class Notes:
@@ -97,58 +93,6 @@ class Notes:
             log.debug("a note about %r: %s", name, error)  # unmounted meanwhile
             return False
         return True
-
-
-class Settling:
-    """Which directories have answered changes that the kernel may not have finished.
-
-    The kernel side marks them; the subscriber side waits before it sends: a subscriber that acts on
-    an event must find the change.
-    """
-
-    def __init__(self) -> None:
-        self.notes: Notes | None = None
-        """Set once mounted; nothing is waited for before."""
-        self._marked: set[int] = set()
-        self._generation = 0
-        self._settled = 0
-        self._round: trio.Event | None = None
-
-    def mark(self, *directories: int) -> None:
-        """A name in each of these directories (node numbers) was removed or moved, and will now be answered."""
-        self._marked.update(directories)
-        self._generation += 1
-
-    async def wait(self) -> None:
-        """Return when all that was marked until now has ended; at once if nothing was."""
-        target = self._generation
-        while self._settled < target:
-            if self._round is None:
-                await self._settle()
-            else:
-                await self._round.wait()
-
-    async def _settle(self) -> None:
-        ended = self._round = trio.Event()
-        generation, directories = self._generation, frozenset(self._marked)
-        self._marked.clear()
-        token = trio.lowlevel.current_trio_token()
-
-        def done() -> None:
-            try:
-                token.run_sync_soon(ended.set)
-            except trio.RunFinishedError:
-                pass  # the mount has ended: nobody waits
-
-        try:
-            if self.notes is not None:
-                self.notes.settle(directories, done)
-                with trio.move_on_after(_PATIENCE):
-                    await ended.wait()
-        finally:
-            self._settled = max(self._settled, generation)
-            self._round = None
-            ended.set()
 
 
 def _knows_expire() -> bool:

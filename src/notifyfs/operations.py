@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from notifyfs.backing import Backing
     from notifyfs.core.inodes import Entry, Inode
     from notifyfs.core.watches import Watches
-    from notifyfs.notes import Settling
+    from notifyfs.settling import Deaths, Settling
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Operations(pyfuse3.Operations):
         backing: Backing,
         watches: Watches,
         settling: Settling,
+        deaths: Deaths,
         *,
         socket: bytes,
         cache: Literal["auto", "always", "never"] = "auto",
@@ -87,6 +88,8 @@ class Operations(pyfuse3.Operations):
         self.watches = watches
         self.handles: dict[int, Handle] = {}
         self.settling = settling
+        self.deaths = deaths
+        self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
         self._access = access
@@ -108,11 +111,14 @@ class Operations(pyfuse3.Operations):
         return self._told(entry.inode, found)
 
     def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
-        for number, lookups in inode_list:
-            try:
-                self.inodes.forget(number, lookups)
-            except Exception:
-                log.exception("forget failed")
+        try:
+            for number, lookups in inode_list:
+                inode = self.inodes.get(number)
+                if inode is not None and self.inodes.forget(inode, lookups) and inode.gone:
+                    self.watches.forgotten(inode, self._self)
+            self.deaths.forgotten()
+        except Exception:
+            log.exception("forget failed")
 
     @at_once
     def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:

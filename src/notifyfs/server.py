@@ -85,6 +85,7 @@ class Server:
         self,
         watches: Watches,
         settled: Callable[[], Awaitable[None]],
+        decided: Callable[[], Awaitable[None]],
         resolver: Resolver,
         limits: Limits,
         about: dict[str, object],
@@ -93,6 +94,8 @@ class Server:
         self.watches = watches
         self.settled = settled
         """Waits until the changes told so far can be seen through the mount."""
+        self.decided = decided
+        """Waits until no event is held back."""
         self.resolver = resolver
         self.limits = limits
         self.about = about
@@ -195,6 +198,7 @@ class Subscriber:
     async def _respond(self) -> None:
         record, descriptors = await self._request()
         with descriptors:
+            await self._server.decided()
             if self._packets is not None:
                 await self._packets.push_settled(self.instance.queue, self._server.settled)
             try:

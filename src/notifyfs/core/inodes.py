@@ -204,13 +204,13 @@ class Inodes:
             entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
         return died
 
-    def forget(self, number: int, lookups: int) -> None:
-        """The kernel takes back *lookups* of its lookups."""
-        inode = self._by_number.get(number)
-        if inode is not None:
-            inode.lookups -= lookups
-            if inode.lookups <= 0:
-                self.reap(inode)
+    def forget(self, inode: Inode, lookups: int) -> bool:
+        """Take back *lookups* of the kernel's lookups; say whether it remembers the inode no more."""
+        inode.lookups -= lookups
+        if inode.lookups > 0:
+            return False
+        self.reap(inode)
+        return True
 
     def reap(self, inode: Inode) -> None:
         """Drop *inode*, and then its ancestors, from the table if nothing remembers them any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from notifyfs.core import flags
@@ -25,6 +26,10 @@ class Actor(Protocol):
     def origin(self, sequence: int) -> Origin:
         """The origin of the event with this number."""
         ...
+
+
+def _in_use(inode: Inode) -> bool:
+    return any(name.uses for name in inode.names or (inode.entry,))
 
 
 class Watch:
@@ -67,6 +72,10 @@ class Watches:
         self.sequence = 0
         self._recursive = 0
         self._cookie = 0
+        self._backlog: deque[tuple[Notice, Actor]] = deque()
+        self._undecided: set[Inode] = set()
+        self.doubted: Callable[[], None] = lambda: None
+        """Called when a death becomes undecided: ``forgotten`` or ``give_up`` must follow."""
         self._users: dict[int, list[int]] = {}  # uid -> [instances, watches]
 
     def open(self, instance: Instance) -> None:
@@ -165,7 +174,40 @@ class Watches:
         if not self.total:
             return
         for notice in notices(operation, entry, renamed, dies=dies, others=others):
-            self._deliver(notice, actor)
+            if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
+                self._undecided.add(notice.inode)
+                self._backlog.append((notice, actor))
+                self.doubted()
+            elif self._backlog:
+                self._backlog.append((notice, actor))
+            else:
+                self._deliver(notice, actor)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether events are held back because the kernel has not said if an inode died.
+
+        Where the last name goes and nothing has the file open, Linux tells DELETE_SELF *before* the
+        parent's DELETE; unless something else holds it (an O_PATH descriptor, a working directory),
+        and then only once that ends. FUSE's FORGET tells which, a moment after the operation.
+        """
+        return bool(self._undecided)
+
+    def forgotten(self, inode: Inode, actor: Actor) -> None:
+        """The kernel has dropped *inode*: if its last name is gone, it is dead."""
+        if inode in self._undecided:
+            self._undecided.remove(inode)
+            self._flush()
+        elif inode.gone and inode.watches and not _in_use(inode):
+            self.tell("die", inode.entry, actor, dies=True)
+
+    def give_up(self) -> None:
+        """No FORGET came: whatever is undecided is held by something, and lives on."""
+        held, self._undecided = self._undecided, set()
+        self._backlog = deque(
+            (notice, actor) for notice, actor in self._backlog if not (notice.death and notice.inode in held)
+        )
+        self._flush()
 
     def unmount(self, actor: Actor) -> None:
         """Every watch hears UNMOUNT and ends; the newest inode first (measured: N9)."""
@@ -174,6 +216,15 @@ class Watches:
             for watch in list((inode.watches or {}).values()):
                 self._push(watch, Record(watch.wd, mask), actor, self.sequence + 1)
                 self._ignore(watch, actor)
+
+    @staticmethod
+    def _may_be_held(inode: Inode) -> bool:
+        return bool(inode.watches) and inode.lookups > 0 and not _in_use(inode)
+
+    def _flush(self) -> None:
+        backlog = self._backlog
+        while backlog and not (backlog[0][0].death and backlog[0][0].inode in self._undecided):
+            self._deliver(*backlog.popleft())
 
     def _deliver(self, notice: Notice, actor: Actor) -> None:
         inode, number = notice.inode, self.sequence + 1

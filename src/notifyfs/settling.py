@@ -1,0 +1,104 @@
+"""What the kernel has not finished when an operation is answered, and waiting for it.
+
+The kernel side notes what it has just answered; the subscriber side waits before it sends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from notifyfs.core.watches import Watches
+    from notifyfs.notes import Notes
+
+_PATIENCE: Final = 1.0
+"""Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
+_HELD: Final = 0.05
+"""Seconds without a FORGET after which a removed inode counts as held by something."""
+
+
+class Settling:
+    """Changes of directories that were answered and that the kernel may not have finished.
+
+    A subscriber that acts on an event must find the change; but an unlinked name stays hashed
+    until its caller has run.
+    """
+
+    def __init__(self) -> None:
+        self.notes: Notes | None = None
+        """Set once mounted; nothing is waited for before."""
+        self._marked: set[int] = set()
+        self._generation = 0
+        self._settled = 0
+        self._round: trio.Event | None = None
+
+    def mark(self, *directories: int) -> None:
+        """A name in each of these directories (node numbers) was removed or moved, and will now be answered."""
+        self._marked.update(directories)
+        self._generation += 1
+
+    async def wait(self) -> None:
+        """Return when all that was marked until now has ended; at once if nothing was."""
+        target = self._generation
+        while self._settled < target:
+            if self._round is None:
+                await self._settle()
+            else:
+                await self._round.wait()
+
+    async def _settle(self) -> None:
+        ended = self._round = trio.Event()
+        generation, directories = self._generation, frozenset(self._marked)
+        self._marked.clear()
+        token = trio.lowlevel.current_trio_token()
+
+        def done() -> None:
+            try:
+                token.run_sync_soon(ended.set)
+            except trio.RunFinishedError:
+                pass  # the mount has ended: nobody waits
+
+        try:
+            if self.notes is not None:
+                self.notes.settle(directories, done)
+                with trio.move_on_after(_PATIENCE):
+                    await ended.wait()
+        finally:
+            self._settled = max(self._settled, generation)
+            self._round = None
+            ended.set()
+
+
+class Deaths:
+    """Inodes of which only the kernel knows whether they died (``Watches.undecided``)."""
+
+    def __init__(self, watches: Watches) -> None:
+        self._watches = watches
+        self._doubted = trio.Event()
+        self._decided = trio.Event()
+        watches.doubted = self._doubt
+
+    def _doubt(self) -> None:
+        self._doubted.set()
+
+    def forgotten(self) -> None:
+        """A FORGET was handled: perhaps all is decided now."""
+        if not self._watches.undecided:
+            self._decided.set()
+
+    async def wait(self) -> None:
+        """Return when nothing is undecided: the kernel has forgotten the inode, or had time to."""
+        if self._watches.undecided:
+            self._decided = trio.Event()
+            with trio.move_on_after(_HELD):
+                await self._decided.wait()
+            self._watches.give_up()
+
+    async def keep(self) -> None:
+        """See to it that no event is held back for long; until cancelled."""
+        while True:
+            await self._doubted.wait()
+            self._doubted = trio.Event()
+            await self.wait()
