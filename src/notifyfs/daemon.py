@@ -57,13 +57,13 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.callback(backing.close)
         listener = stack.enter_context(_listening(path, open_to_all=options.allow_other))
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
-        stack.callback(_detach, mountpoint, fuse)
+        stack.callback(_detach, mountpoint, fuse, _device(mountpoint))
         mounts.register(mountpoint, source, path, os.getpid())
         stack.callback(mounts.unregister, mountpoint)
         # Its operations name their modes and the callers' umasks themselves.
         os.umask(0)
         daemon = _Daemon(backing, source, mountpoint, path, options)
-        pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", set())
+        pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
         daemon.settling.notes = Notes(fuse)
         with _never_frozen():
@@ -126,7 +126,7 @@ class _Daemon:
         async with trio.open_nursery() as servers:
             servers.start_soon(self.server.accept, listener)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._end_on_signal)
+                nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
                 await pyfuse3.main(max_tasks=_MOST_TASKS)
@@ -144,7 +144,7 @@ class _Daemon:
             log.warning("a close may be told after later operations when many come at once: %s", reason)
         ready()
 
-    async def _end_on_signal(self) -> None:
+    async def _end_on_signal(self, serving: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)
@@ -152,7 +152,7 @@ class _Daemon:
                     mounts.detach(self.mountpoint, lazy=True)
                 pyfuse3.terminate()
                 await trio.sleep(_GRACE)
-                raise SystemExit(0)  # a request under way does not come to an end
+                serving.cancel()  # a request under way does not come to an end
 
 
 def _open_source(source: str) -> int:
@@ -175,13 +175,17 @@ def _listening(path: str, *, open_to_all: bool) -> Iterator[socket.socket]:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise mounts.MountError(f"{path}: the control socket: {error.strerror}; choose another with -o socket=PATH") from error
+        raise mounts.MountError(
+            f"{path}: the control socket: {error.strerror}; choose another with -o socket=PATH"
+        ) from error
+    made = os.lstat(path)
     try:
         yield listener
     finally:
         listener.close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            if os.path.samestat(made, os.lstat(path)):  # a later mount's, after a lazy unmount, is not ours
+                os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:
@@ -197,10 +201,15 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
 
 
-def _detach(mountpoint: str, fuse: int) -> None:
+def _device(mountpoint: str) -> str | None:
+    line = mountinfo.top(mountpoint, mountinfo.read())
+    return line.device if line else None
+
+
+def _detach(mountpoint: str, fuse: int, device: str | None) -> None:
     """Whatever ended the daemon: leave no dead mount behind."""
     line = mountinfo.top(mountpoint, mountinfo.read())
-    if line is not None and line.fstype == mountinfo.NOTIFYFS:
+    if line is not None and line.fstype == mountinfo.NOTIFYFS and line.device == device:
         with contextlib.suppress(mounts.MountError):  # unmounted meanwhile
             mounts.detach(mountpoint, lazy=True)
     with contextlib.suppress(OSError):  # pyfuse3 may have closed it

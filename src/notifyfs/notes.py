@@ -4,7 +4,8 @@ pyfuse3 can invalidate an entry, which unhashes it: an open file then seems dele
 (``/proc/self/fd``, getcwd(3)) and the kernel's own IN_EXCL_UNLINK watches fall silent. What is
 needed here is less: to end an entry's timeout, and to wait for an inode's lock. Both are written
 to the FUSE descriptor as FUSE_NOTIFY_INVAL_ENTRY, from a thread: the kernel takes the directory's
-lock for it, which an operation may hold that this daemon has not answered yet.
+lock for it, which an operation may hold that this daemon has not answered yet. Dropping a file's
+pages waits for reads under way, and so belongs here too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NOTIFY_INVAL_INODE: Final = 2
 _NOTIFY_INVAL_ENTRY: Final = 3
 _EXPIRE_ONLY: Final = 1
 _HEADER: Final = struct.Struct("=IiQ")  # struct fuse_out_header
 _ENTRY: Final = struct.Struct("=QII")  # struct fuse_notify_inval_entry_out
+_INODE: Final = struct.Struct("=Qqq")  # struct fuse_notify_inval_inode_out
 _NO_NAME: Final = b"/"  # never a name: the kernel takes the lock, finds nothing, and changes nothing
 
 _MOST_WAITING: Final = 10000
@@ -46,11 +49,15 @@ class Notes:
         """
 
         def write() -> None:
-            if self._write(parent, name):
+            if self._write(_NOTIFY_INVAL_ENTRY, _entry(parent, name)):
                 done()
 
         if _KNOWS_EXPIRE:
             self._put(write)
+
+    def drop_pages(self, number: int) -> None:
+        """Let the next read of the file with this node number ask for its content again."""
+        self._put(lambda: self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, 0, 0)))
 
     def settle(self, directories: frozenset[int], done: Callable[[], None]) -> None:
         """Call *done* from the thread once the operations in these directories have ended in the kernel too.
@@ -61,7 +68,7 @@ class Notes:
 
         def write() -> None:
             for number in directories:
-                self._write(number, _NO_NAME)
+                self._write(_NOTIFY_INVAL_ENTRY, _entry(number, _NO_NAME))
             done()
 
         if not self._put(write):
@@ -83,16 +90,19 @@ class Notes:
             except Exception:
                 log.exception("a note to the kernel failed")
 
-    def _write(self, parent: int, name: bytes) -> bool:
-        body = _ENTRY.pack(parent, len(name), _EXPIRE_ONLY) + name + b"\0"
+    def _write(self, code: int, body: bytes) -> bool:
         try:
-            os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), _NOTIFY_INVAL_ENTRY, 0) + body)
+            os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
         except FileNotFoundError:
             pass  # the kernel does not remember it: just as good
         except OSError as error:
-            log.debug("a note about %r: %s", name, error)  # unmounted meanwhile
+            log.debug("note %d: %s", code, error)  # unmounted meanwhile
             return False
         return True
+
+
+def _entry(parent: int, name: bytes) -> bytes:
+    return _ENTRY.pack(parent, len(name), _EXPIRE_ONLY) + name + b"\0"
 
 
 def _knows_expire() -> bool:

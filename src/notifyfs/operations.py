@@ -22,7 +22,7 @@ from pyfuse3 import EntryAttributes, FileInfo
 from notifyfs import syscalls
 from notifyfs.answers import at_once, may_wait
 from notifyfs.backing import magic
-from notifyfs.core.flags import ACCESS
+from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
 from notifyfs.origins import Caller, descriptor_path
 
@@ -93,6 +93,8 @@ class Operations(pyfuse3.Operations):
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
         self._access = access
+        if access != "off":
+            watches.listening = self._drop_pages
         self._own = (os.geteuid(), os.getegid())
         # The name by which a thread has just looked up a file that has several: FUSE's next
         # request from that thread names only the inode.
@@ -142,9 +144,7 @@ class Operations(pyfuse3.Operations):
         return self._made("make", parent, name, ctx)
 
     @at_once
-    def link(
-        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent, node = self.inodes[new_parent_inode], self.inodes[inode]
         self._looked.pop(ctx.pid, None)
         with self.backing.borrowed(node) as fd:
@@ -386,7 +386,8 @@ class Operations(pyfuse3.Operations):
                 break
             if name not in (b".", b".."):
                 inode.lookups += 1
-        self._tell("read", handle.entry, handle.caller)
+        if self._access != "off":
+            self._tell("read", handle.entry, handle.caller)
 
     @at_once
     def releasedir(self, fh: FileHandleT) -> None:
@@ -421,6 +422,21 @@ class Operations(pyfuse3.Operations):
             # The operation was done: its caller must hear so, whatever became of the event.
             log.exception("telling %s of %r failed", operation, entry)
 
+    def _drop_pages(self, inode: Inode, mask: int) -> None:
+        """Open files that are now watched for reads: let each be told once more (see ``_handle``)."""
+        notes = self.settling.notes
+        if not mask & ACCESS or notes is None:
+            return
+        if mask & X_RECURSIVE:
+            files = {handle.entry.inode for handle in self.handles.values()}
+            files = {file for file in files if self.watches.wanted(file, ACCESS)}
+        else:
+            files = {entry.inode for entry in (inode.children or {}).values()} if inode.is_dir else {inode}
+        for file in files:
+            if file.in_use and not file.is_dir:
+                file.pages = None
+                notes.drop_pages(file.number)
+
     def _remember(self, thread: int, entry: Entry) -> None:
         self._looked.pop(thread, None)
         self._looked[thread] = entry
@@ -454,7 +470,9 @@ class Operations(pyfuse3.Operations):
         self._cached.pop(inode, None)
         self._cached[inode] = (inode.entry, now + self._timeout)
         if self.settling.notes is not None:
-            self.settling.notes.expire(inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None))
+            self.settling.notes.expire(
+                inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None)
+            )
 
     def _tell_change(self, operation: str, inode: Inode, ctx: RequestContext, handle: Handle | None = None) -> None:
         """Tell a change of attributes, to each directory that Linux may have told."""
@@ -484,7 +502,9 @@ class Operations(pyfuse3.Operations):
         self.tell(operation, entry, ctx)
         return self._told(entry.inode, found)
 
-    def _remove(self, operation: Literal["unlink", "rmdir"], parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+    def _remove(
+        self, operation: Literal["unlink", "rmdir"], parent_inode: InodeT, name: bytes, ctx: RequestContext
+    ) -> None:
         parent = self.inodes[parent_inode]
         self._looked.pop(ctx.pid, None)
         entry, fd = self.backing.hold(parent, name)
@@ -550,9 +570,7 @@ class Operations(pyfuse3.Operations):
         watched = self._access != "off" and self.watches.wanted(inode, ACCESS)
         keep = self._timeout > 0 and inode.pages == content and not watched
         inode.pages = content
-        return FileInfo(
-            fh=pyfuse3.FileHandleT(fd), keep_cache=keep, direct_io=watched and self._access == "exact"
-        )
+        return FileInfo(fh=pyfuse3.FileHandleT(fd), keep_cache=keep, direct_io=watched and self._access == "exact")
 
     def _add_handle(self, fd: int, entry: Entry, ctx: RequestContext, *, writable: bool = False) -> None:
         caller = Caller(ctx.pid, ctx.uid, ctx.gid)
@@ -578,9 +596,7 @@ class Operations(pyfuse3.Operations):
             above = self.inodes.root if directory is self.inodes.root else directory.entry.parent
             return above, self.backing.stat(above)
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        entry = self.inodes.enter(
-            directory, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode)
-        )
+        entry = self.inodes.enter(directory, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode))
         return entry.inode, found
 
     # Answering
@@ -609,9 +625,6 @@ class Operations(pyfuse3.Operations):
         several = found.st_nlink > 1 and not inode.is_dir
         answer.entry_timeout = 0 if several else self._timeout
         return answer
-
-
-
 
 
 def _read_cached(fd: int, size: int, offset: int) -> bytes | bytearray | None:

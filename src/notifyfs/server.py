@@ -145,9 +145,7 @@ class Subscriber:
         self._pump_ended = trio.Event()
         self._held = 0  # events taken from the queue and not sent yet
         self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
-        self.instance = Instance(
-            self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring
-        )
+        self.instance = Instance(self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring)
         self._greeted = False
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
 

@@ -44,7 +44,19 @@ class Entry:
 class Inode:
     """One file, directory, link or node of the source that the kernel or a watch remembers."""
 
-    __slots__ = ("children", "device", "entry", "gone", "ino", "is_dir", "lookups", "names", "number", "pages", "watches")
+    __slots__ = (
+        "children",
+        "device",
+        "entry",
+        "gone",
+        "ino",
+        "is_dir",
+        "lookups",
+        "names",
+        "number",
+        "pages",
+        "watches",
+    )
 
     def __init__(self, number: int, device: int, ino: int, *, is_dir: bool) -> None:
         self.number = number
@@ -64,6 +76,11 @@ class Inode:
         self.pages: tuple[int, int, int] | None = None
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
         self.watches: dict[Instance, Watch] | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether an open handle came through any of its names (of a directory also: see ``Entry.uses``)."""
+        return any(name.uses for name in self.names or (self.entry,))
 
     def __repr__(self) -> str:
         return f"<Inode {self.number} {self.entry.name!r}>"
@@ -214,14 +231,7 @@ class Inodes:
 
     def reap(self, inode: Inode) -> None:
         """Drop *inode*, and then its ancestors, from the table if nothing remembers them any more."""
-        while not (
-            inode.lookups > 0
-            or inode.watches
-            or inode.children
-            or inode.number == ROOT
-            or inode.entry.uses
-            or any(name.uses for name in inode.names or ())
-        ):
+        while not (inode.lookups > 0 or inode.watches or inode.children or inode.number == ROOT or inode.in_use):
             if self._by_number.get(inode.number) is not inode:
                 break  # reaped before
             del self._by_number[inode.number]

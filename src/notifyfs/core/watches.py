@@ -28,10 +28,6 @@ class Actor(Protocol):
         ...
 
 
-def _in_use(inode: Inode) -> bool:
-    return any(name.uses for name in inode.names or (inode.entry,))
-
-
 class Watch:
     """What one instance wants to hear of one inode."""
 
@@ -74,6 +70,8 @@ class Watches:
         self._cookie = 0
         self._backlog: deque[tuple[Notice, Actor]] = deque()
         self._undecided: set[Inode] = set()
+        self.listening: Callable[[Inode, int], None] = lambda _inode, _mask: None
+        """Called with each inode that is watched and the mask asked for."""
         self.doubted: Callable[[], None] = lambda: None
         """Called when a death becomes undecided: ``forgotten`` or ``give_up`` must follow."""
         self._users: dict[int, list[int]] = {}  # uid -> [instances, watches]
@@ -121,6 +119,7 @@ class Watches:
             self._count(watch, -1)
             watch.mask = kept | mask & _KEPT
             self._count(watch, 1)
+            self.listening(inode, watch.mask)
             return watch.wd
         if self._users[instance.uid][1] >= self.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
@@ -131,6 +130,7 @@ class Watches:
             inode.watches = {}
         inode.watches[instance] = watch
         self._count(watch, 1)
+        self.listening(inode, watch.mask)
         return watch.wd
 
     def remove(self, instance: Instance, wd: int, actor: Actor) -> None:
@@ -198,7 +198,7 @@ class Watches:
         if inode in self._undecided:
             self._undecided.remove(inode)
             self._flush()
-        elif inode.gone and inode.watches and not _in_use(inode):
+        elif inode.gone and inode.watches and not inode.in_use:
             self.tell("die", inode.entry, actor, dies=True)
 
     def give_up(self) -> None:
@@ -219,7 +219,7 @@ class Watches:
 
     @staticmethod
     def _may_be_held(inode: Inode) -> bool:
-        return bool(inode.watches) and inode.lookups > 0 and not _in_use(inode)
+        return bool(inode.watches) and inode.lookups > 0 and not inode.in_use
 
     def _flush(self) -> None:
         backlog = self._backlog
@@ -254,9 +254,7 @@ class Watches:
             places.append(places[-1].entry.parent)
         return places
 
-    def _hear(
-        self, watches: dict[Instance, Watch], notice: Notice, name: bytes, actor: Actor, number: int
-    ) -> None:
+    def _hear(self, watches: dict[Instance, Watch], notice: Notice, name: bytes, actor: Actor, number: int) -> None:
         for watch in list(watches.values()):
             wanted = watch.mask
             if not wanted & notice.mask & flags.ALL_EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):

@@ -1,0 +1,7 @@
+"""The other end of the control socket, blocking; needs neither FUSE nor trio."""
+
+from notifyfs.client.connection import Connection, find_socket
+from notifyfs.client.inotify import Event, INotify, parse_events
+from notifyfs.core.flags import flags, masks
+
+__all__ = ["Connection", "Event", "INotify", "find_socket", "flags", "masks", "parse_events"]

@@ -1,0 +1,26 @@
+"""Everything about mounting a FUSE descriptor on this machine.
+
+Law: nothing here touches a file *through* a FUSE mount, for its daemon may be dead,
+stuck or this very process. The mount table and the registry answer instead.
+"""
+
+from notifyfs.mounts.kernel import attach, detach, raise_background
+from notifyfs.mounts.registry import MountError, register, run_directory, socket_path, unregister
+from notifyfs.mounts.table import Mount, check, ending, find, mounted, recover
+
+__all__ = [
+    "Mount",
+    "MountError",
+    "attach",
+    "check",
+    "detach",
+    "ending",
+    "find",
+    "mounted",
+    "raise_background",
+    "recover",
+    "register",
+    "run_directory",
+    "socket_path",
+    "unregister",
+]

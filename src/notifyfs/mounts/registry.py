@@ -1,0 +1,247 @@
+"""Which daemon serves which mountpoint: ``ID.json`` and ``ID.sock`` in one directory per user.
+
+A daemon holds an exclusive flock(2) on its file until it exits. That tells a live daemon
+from a dead one across reused process ids and across process namespaces, and no path on
+the mount has to be asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from notifyfs.mounts import mountinfo
+from notifyfs.options import SOCKET_PATH_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READABLE: Final = 32
+_LARGEST: Final = 65536
+_POLL: Final = 0.01
+
+_held: Final[dict[str, int]] = {}
+"""This process's own registrations: mountpoint to the locked descriptor, kept until the process ends."""
+
+
+class MountError(Exception):
+    """Mounting or unmounting failed; ``str()`` is one line that names the path and the remedy."""
+
+
+@attrs.frozen
+class Entry:
+    """What a daemon wrote about itself."""
+
+    mountpoint: str
+    source: str
+    socket: str
+    pid: int
+    device: str | None
+    """``major:minor`` of its mount."""
+    file: str
+    """Where this is written."""
+    uid: int
+    """Whose daemon it is."""
+
+    def lock(self) -> int | None:
+        """Open the file whose lock the daemon holds, for ``wait_ended``; None when it is gone. The caller closes it."""
+        try:
+            return _open(self.file)
+        except FileNotFoundError:
+            return None
+
+    def held(self) -> bool:
+        """Whether its daemon still runs."""
+        descriptor = self.lock()
+        if descriptor is None:
+            return False
+        try:
+            return not wait_ended(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def is_file(self, descriptor: int) -> bool:
+        """Whether *descriptor* is this entry's file, and not that of an earlier mount on the same mountpoint."""
+        return _is_file(descriptor, self.file)
+
+    def discard(self) -> None:
+        """Remove the file and the socket that it names, if they are this user's own.
+
+        Root leaves another's alone: that user chose the paths, and could have root unlink anything.
+        """
+        if self.uid != os.geteuid():
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(self.socket).st_mode):
+                os.unlink(self.socket)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.file)
+
+
+def run_directory() -> str:
+    """Return the directory of this user's sockets and entries, made if need be.
+
+    ``/run/notifyfs`` for root (0755: others find the sockets there), else ``$XDG_RUNTIME_DIR/notifyfs``,
+    ``/run/user/UID/notifyfs`` or ``/tmp/notifyfs-UID`` (0700), the first that can be had. Raises MountError.
+    """
+    uid = os.geteuid()
+    reasons = []
+    for path in _directories(uid):
+        try:
+            return _own(path, uid)
+        except OSError as error:
+            reasons.append(f"{path}: {error.strerror}")
+    raise MountError(f"{'; '.join(reasons)}; set XDG_RUNTIME_DIR to a directory of your own")
+
+
+def _directories(uid: int) -> list[str]:
+    """Where a user's run directory may be, best first."""
+    if uid == 0:
+        return ["/run/notifyfs", "/tmp/notifyfs-0"]  # noqa: S108 - _own() verifies whose it is
+    bases = [f"/run/user/{uid}"]
+    if uid == os.geteuid() and os.path.isabs(os.environ.get("XDG_RUNTIME_DIR", "")):
+        bases.insert(0, os.environ["XDG_RUNTIME_DIR"])
+    return [f"{base}/notifyfs" for base in dict.fromkeys(bases)] + [f"/tmp/notifyfs-{uid}"]  # noqa: S108 - same
+
+
+def _own(path: str, uid: int) -> str:
+    mode = 0o755 if uid == 0 else 0o700
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
+        raise PermissionError(0, f"not a directory of uid {uid}")
+    if stat.S_IMODE(found.st_mode) != mode:
+        os.chmod(path, mode)  # umask, or somebody's hand
+    return path
+
+
+def identifier(mountpoint: str) -> str:
+    """Name *mountpoint* in a readable and unique way: ``src-1f3a9c07``."""
+    mountpoint = mountinfo.real(mountpoint)
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(mountpoint))[:_READABLE] or "root"
+    return f"{readable}-{hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:8]}"
+
+
+def socket_path(mountpoint: str) -> str:
+    """Return the control socket's default path. Raises MountError."""
+    path = f"{run_directory()}/{identifier(mountpoint)}.sock"
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise MountError(
+            f"{path}: a socket's path has at most {SOCKET_PATH_MAX} bytes; give a shorter one with -o socket=PATH"
+        )
+    return path
+
+
+def register(mountpoint: str, source: str, socket: str, pid: int) -> None:
+    """Tell that *pid* (this process) serves *mountpoint*, until it exits or unregisters. Raises MountError."""
+    mountpoint = mountinfo.real(mountpoint)
+    directory = run_directory()
+    path = f"{directory}/{identifier(mountpoint)}.json"
+    line = mountinfo.top(mountpoint, mountinfo.read())
+    words = {
+        "mountpoint": mountpoint,
+        "source": source,
+        "socket": socket,
+        "pid": pid,
+        "device": line.device if line else None,
+    }
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before others can see it
+        os.fchmod(descriptor, 0o644)
+        os.write(descriptor, json.dumps(words).encode() + b"\n")
+        os.rename(temporary, path)
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}; make room or mend the rights of {directory}") from error
+    if mountpoint in _held:
+        os.close(_held[mountpoint])
+    _held[mountpoint] = descriptor
+
+
+def unregister(mountpoint: str) -> None:
+    """Remove this process's entry and socket for *mountpoint*.
+
+    A later mount's are left alone: after a lazy unmount an old daemon may end when the next one already
+    serves. The lock stays until the process ends, for those who wait for that.
+    """
+    mountpoint = mountinfo.real(mountpoint)
+    entry = lookup(mountpoint, os.geteuid())
+    if entry and mountpoint in _held and entry.is_file(_held[mountpoint]):
+        entry.discard()
+
+
+def lookup(mountpoint: str, uid: int) -> Entry | None:
+    """Find the entry for *mountpoint* (absolute, without links) that user *uid*'s daemon wrote, or None."""
+    for directory in _directories(uid):
+        path = f"{directory}/{identifier(mountpoint)}.json"
+        try:
+            # In /tmp anybody could have made the directory: believe only its owner.
+            if os.lstat(directory).st_uid != uid:
+                continue
+            with open(_open(path), "rb") as file:
+                words = json.loads(file.read(_LARGEST))
+            if words["mountpoint"] == mountpoint:
+                return Entry(**words, file=path, uid=uid)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            continue  # absent, not ours to read, or no entry at all: nobody registered here
+    return None
+
+
+def _is_file(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: str) -> int:
+    # Another user's directory may hold a link or a FIFO under this name.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+@contextlib.contextmanager
+def exclusive(mountpoint: str) -> Iterator[None]:
+    """Let no other process of this user mount on *mountpoint* meanwhile; raises MountError if one does."""
+    path = f"{run_directory()}/{identifier(mountpoint)}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}; mend the rights of its directory") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = _is_file(descriptor, path)  # else its last owner removed it between our two calls
+    except BlockingIOError:
+        free = False
+    if not free:
+        os.close(descriptor)
+        raise MountError(f"{mountpoint}: somebody else mounts there right now; see `notifyfs list`")
+    try:
+        yield
+    finally:
+        os.unlink(path)
+        os.close(descriptor)
+
+
+def wait_ended(lock: int, seconds: float) -> bool:
+    """Wait until the daemon that locked the open file *lock* has ended; False when *seconds* were too few."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)  # flock(2) has no deadline of its own
+        else:
+            return True
