@@ -421,13 +421,11 @@ def test_a_killed_daemon_ends_the_watches_all_the_same(mounted: Callable[..., Mo
         assert inotify.add_watch(other.root, flags.CREATE) == 2
         assert inotify.add_watch((mount.root / "f"), flags.MODIFY) == 3
         (mount.root / "s").mkdir()
-        inotify.read(timeout=0)
-        (mount.root / "t").mkdir()
+        assert [event.name for event in inotify.read(timeout=0)] == ["s"]
     told: list[Event] = []
-    while len(told) < 5:
+    while len(told) < 4:
         told += inotify.read(10_000)
     assert told == [
-        (1, flags.CREATE | flags.ISDIR, 0, "t"),
         (3, flags.UNMOUNT, 0, ""),
         (3, flags.IGNORED, 0, ""),
         (1, flags.UNMOUNT | flags.ISDIR, 0, ""),

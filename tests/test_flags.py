@@ -53,7 +53,7 @@ def test_our_bits_are_free_in_linux() -> None:
 
 def test_a_watch_may_ask_for_every_bit_but_a_replys() -> None:
     assert sum(LINUX.values()) + sum(OURS.values()) - flags.WATCH_BITS == OURS["X_REPLY"]
-    assert flags.EXTENSIONS == OURS["X_RECURSIVE"] | OURS["X_ORIGIN"]
+    assert OURS["X_RECURSIVE"] | OURS["X_ORIGIN"] == flags.EXTENSIONS
 
 
 def test_the_groups_are_those_of_inotify_simple() -> None:

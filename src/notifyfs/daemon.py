@@ -104,12 +104,12 @@ class _Daemon:
         major, _, minor = line.device.partition(":")
         self.server = Server(
             watches,
-            self.settling.wait,
-            self.deaths.wait,
             Resolver(backing, os.fsencode(mountpoint), (int(major), int(minor))),
             limits,
-            {"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
-            self.counters,
+            settled=self.settling.wait,
+            decided=self.deaths.wait,
+            about={"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
+            counters=self.counters,
         )
 
     def counters(self) -> dict[str, int]:
@@ -172,7 +172,7 @@ def _listening(path: str, *, open_to_all: bool) -> Iterator[socket.socket]:
         listener.bind(path)
         os.chmod(path, 0o666 if open_to_all else 0o600)
         listener.listen(128)
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003 - socket's own signature
     except OSError as error:
         listener.close()
         raise mounts.MountError(

@@ -38,7 +38,7 @@ class Notes:
 
     def __init__(self, fuse: int) -> None:
         self._fuse = fuse
-        self._tasks: queue.Queue[Callable[[], None]] = queue.Queue(_MOST_WAITING)
+        self._tasks: queue.Queue[Callable[[], object]] = queue.Queue(_MOST_WAITING)
         threading.Thread(target=self._run, name="notes", daemon=True).start()
 
     def expire(self, parent: int, name: bytes, done: Callable[[], object]) -> None:
@@ -74,7 +74,7 @@ class Notes:
         if not self._put(write):
             done()
 
-    def _put(self, task: Callable[[], None]) -> bool:
+    def _put(self, task: Callable[[], object]) -> bool:
         try:
             self._tasks.put_nowait(task)
         except queue.Full:

@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
@@ -184,10 +184,8 @@ class Operations(pyfuse3.Operations):
             return
         victim, fd = None, -1
         if not flags & syscalls.RENAME_NOREPLACE:
-            try:
+            with suppress(FileNotFoundError):
                 victim, fd = self.backing.hold(target, name_new)
-            except FileNotFoundError:
-                pass
         try:
             self._rename(source, name_old, target, name_new, flags)
             dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)

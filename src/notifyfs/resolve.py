@@ -67,14 +67,13 @@ class Resolver:
         """
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        inodes = self._backing.inodes
-        place = inodes.root
+        way = [self._backing.inodes.root]
         try:
-            place = self._walk(path, peer, follow=not mask & flags.DONT_FOLLOW)
-            self._admit(place, mask, peer)
+            self._walk(way, path, peer, follow=not mask & flags.DONT_FOLLOW)
+            self._admit(way[-1], mask, peer)
         finally:
-            inodes.reap(place)
-        return place
+            self._backing.inodes.reap(way[-1])
+        return way[-1]
 
     def descriptor(self, fd: int, mask: int, peer: Peer) -> Inode:
         """The inode that an ``O_PATH`` descriptor of the subscriber's refers to, in this mount.
@@ -99,41 +98,41 @@ class Resolver:
         if not peer.may(syscalls.may_read, self._backing.fd(inode)):
             raise OSError(errno.EACCES, "no read permission")
 
-    def _walk(self, path: bytes, peer: Peer, *, follow: bool) -> Inode:
-        backing, place, links = self._backing, self._backing.inodes.root, 0
+    def _walk(self, way: list[Inode], path: bytes, peer: Peer, *, follow: bool) -> None:
+        """Go from the root in *way* to *path*, noting each place in *way*."""
+        backing, links = self._backing, 0
         parts = deque(path.split(b"/")) if path else deque()
-        try:
-            while parts:
-                part = parts.popleft()
-                if not place.is_dir:
-                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-                if len(part) > _NAME_MAX:
-                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-                if not peer.may(syscalls.may_search, backing.fd(place)):
-                    raise OSError(errno.EACCES, "no search permission", path)
-                if part in (b"", b"."):
-                    continue
-                if part == b"..":
-                    if place.number == ROOT:
-                        raise OSError(errno.EXDEV, "'..' leads out of the mount", path)
-                    place = place.entry.parent
-                    continue
-                entry, found = backing.look(place, part)
-                if stat.S_ISLNK(found.st_mode) and (parts or follow):
-                    links += 1
-                    if links > _MOST_LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                    target = os.readlink(b"", dir_fd=backing.fd(entry.inode))
-                    backing.inodes.reap(entry.inode)
-                    if target.startswith(b"/"):
-                        target, place = self._inside(target, path), backing.inodes.root
-                    parts.extendleft(reversed(target.split(b"/")))
-                    continue
-                place = entry.inode
-        except OSError:
-            backing.inodes.reap(place)
-            raise
-        return place
+        while parts:
+            part, place = parts.popleft(), way[-1]
+            self._check_step(place, part, path, peer)
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                way.append(place.entry.parent)
+                continue
+            entry, found = backing.look(place, part)
+            way.append(entry.inode)
+            if stat.S_ISLNK(found.st_mode) and (parts or follow):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                target = os.readlink(b"", dir_fd=backing.fd(entry.inode))
+                backing.inodes.reap(entry.inode)
+                way.append(place)
+                if target.startswith(b"/"):
+                    target = self._inside(target, path)
+                    way.append(backing.inodes.root)
+                parts.extendleft(reversed(target.split(b"/")))
+
+    def _check_step(self, place: Inode, part: bytes, path: bytes, peer: Peer) -> None:
+        if not place.is_dir:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        if len(part) > _NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+        if not peer.may(syscalls.may_search, self._backing.fd(place)):
+            raise OSError(errno.EACCES, "no search permission", path)
+        if part == b".." and place.number == ROOT:
+            raise OSError(errno.EXDEV, "'..' leads out of the mount", path)
 
     def _inside(self, target: bytes, path: bytes) -> bytes:
         """An absolute link's target, relative to the mount's root."""

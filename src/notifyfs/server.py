@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SO_PEERGROUPS: Final = 59
 _SO_SNDBUFFORCE: Final = 32
 _MOST_FDS: Final = 253  # SCM_MAX_FD, unix(7)
 
@@ -71,9 +70,11 @@ class Bell:
         self._event = trio.Event()
 
     def ring(self) -> None:
+        """Wake who waits, now or later."""
         self._event.set()
 
     async def wait_rung(self) -> None:
+        """Return once it was rung since the last time."""
         await self._event.wait()
         self._event = trio.Event()
 
@@ -81,25 +82,28 @@ class Bell:
 class Server:
     """All subscribers of one mount."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a capability of its own
         self,
         watches: Watches,
-        settled: Callable[[], Awaitable[None]],
-        decided: Callable[[], Awaitable[None]],
         resolver: Resolver,
         limits: Limits,
+        *,
+        settled: Callable[[], Awaitable[None]],
+        decided: Callable[[], Awaitable[None]],
         about: dict[str, object],
         counters: Callable[[], dict[str, int]],
     ) -> None:
         self.watches = watches
+        self.resolver = resolver
+        self.limits = limits
         self.settled = settled
         """Waits until the changes told so far can be seen through the mount."""
         self.decided = decided
         """Waits until no event is held back."""
-        self.resolver = resolver
-        self.limits = limits
         self.about = about
+        """What a hello says of the mount."""
         self.counters = counters
+        """What statistics say of the mount."""
         self._subscribers: set[Subscriber] = set()
 
     async def accept(self, listener: socket.socket) -> None:
@@ -207,14 +211,15 @@ class Subscriber:
         await self._answer(record.cookie, result, payload, sent)
 
     async def _request(self) -> tuple[Record, Descriptors]:
-        """The next request and its descriptors. One record is read at a time: descriptors belong
-        to the record that they came with, and the kernel tells no finer than a read."""
+        """Read the next request and its descriptors.
+
+        One record is read at a time: descriptors belong to the record that they came with, and the
+        kernel tells no finer than a read.
+        """
         descriptors = Descriptors()
         try:
-            header = await self._exactly(HEADER.size, descriptors)
-            wd, mask, cookie, size = HEADER.unpack(header)
-            if size > wire.MAX_LEN or size % 16:
-                raise wire.FramingError(cookie)
+            wd, mask, cookie, size = HEADER.unpack(await self._exactly(HEADER.size, descriptors))
+            wire.check_size(size, cookie)
             name = await self._exactly(size, descriptors) if size else b""
         except BaseException:
             descriptors.close()
@@ -391,7 +396,7 @@ class Packets:
 
     def __init__(self) -> None:
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self._ours.setblocking(False)
+        self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
         try:
             self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
         except PermissionError:
@@ -501,10 +506,4 @@ def packets_of(item: Item) -> Iterator[bytes]:
 def peer_of(sock: trio.socket.SocketType) -> Peer:
     """The credentials of the process that connected, as they were then."""
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    # Python reads 1,024 bytes of an option at the most: 256 groups; more is ERANGE, and none count.
-    try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError as error:
-        log.warning("supplementary groups of a client of uid %d are not counted: %s", uid, error)
-        groups = b""
-    return Peer(pid, uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))
+    return Peer(pid, uid, gid, syscalls.peer_groups(sock.fileno()))

@@ -5,6 +5,7 @@ The kernel side notes what it has just answered; the subscriber side waits befor
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -55,10 +56,8 @@ class Settling:
         token = trio.lowlevel.current_trio_token()
 
         def done() -> None:
-            try:
+            with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
                 token.run_sync_soon(ended.set)
-            except trio.RunFinishedError:
-                pass  # the mount has ended: nobody waits
 
         try:
             if self.notes is not None:

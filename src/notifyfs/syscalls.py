@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 import termios
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ AT_EACCESS: Final = 0x200
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 
+_SO_PEERGROUPS: Final = 59
+_NGROUPS_MAX: Final = 65536
 _AT_FDCWD: Final = -100
 _UTIME_OMIT: Final = (1 << 30) - 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,6 +92,17 @@ def unread_by_peer(fd: int) -> int:
 def readable_bytes(fd: int) -> int:
     """FIONREAD: data bytes waiting to be read from a socket."""
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0])
+
+
+def peer_groups(fd: int) -> tuple[int, ...]:
+    """SO_PEERGROUPS: the supplementary groups of the process that connected, as they were then.
+
+    Python's getsockopt stops at 1,024 bytes, which is 256 groups; Linux allows 65,536.
+    """
+    buffer = (ctypes.c_uint32 * _NGROUPS_MAX)()
+    size = ctypes.c_uint32(ctypes.sizeof(buffer))
+    _check(_libc.getsockopt(fd, socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size)))
+    return tuple(buffer[: size.value // 4])
 
 
 @contextmanager

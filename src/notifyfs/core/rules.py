@@ -68,7 +68,19 @@ RULES: Final[dict[str, tuple[tuple[To, int], ...]]] = {
 }
 
 SILENT: Final = frozenset(
-    "lookup forget getattr readlink statfs access flush fsync fsyncdir getxattr listxattr".split()
+    [
+        "lookup",
+        "forget",
+        "getattr",
+        "readlink",
+        "statfs",
+        "access",
+        "flush",
+        "fsync",
+        "fsyncdir",
+        "getxattr",
+        "listxattr",
+    ]
 )
 """FUSE operations that inotify has no event for."""
 
@@ -102,7 +114,7 @@ class Renamed(NamedTuple):
 
 
 def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bool) -> str | None:
-    """The row for a setattr that changes these, or None where Linux is silent (kernel: fsnotify_change)."""
+    """Name the row for a setattr that changes these; None where Linux is silent (kernel: fsnotify_change)."""
     if atime and mtime:
         atime = mtime = False
         mode_or_owner = True
@@ -116,7 +128,7 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
     return "access time" if atime else None
 
 
-def notices(
+def notices(  # noqa: C901, PLR0912 - a branch for each word of the table
     operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False, others: Sequence[Entry] = ()
 ) -> Iterator[Notice]:
     """What *operation*, which has just been done to *entry*, tells: in order.

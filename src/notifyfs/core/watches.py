@@ -7,7 +7,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from notifyfs.core import flags
-from notifyfs.core.queue import Queue
 from notifyfs.core.rules import Notice, Renamed, notices
 from notifyfs.core.wire import MAX_LEN, Origin, Record
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from notifyfs.core.inodes import Entry, Inode, Inodes
+    from notifyfs.core.queue import Queue
 
 _KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.EXTENSIONS
 _LONGEST_NAME: Final = MAX_LEN - 1
@@ -53,8 +53,11 @@ class Instance:
 
 
 class Watches:
-    """Every watch set. Never awaits, so each call is atomic between trio tasks:
-    an ``await`` added here needs a lock and a new argument for event order."""
+    """Every watch set.
+
+    Never awaits, so each call is atomic between trio tasks: an ``await`` added here needs a lock
+    and a new argument for event order.
+    """
 
     def __init__(self, inodes: Inodes, *, max_user_instances: int = 128, max_user_watches: int = 1048576) -> None:
         self.inodes = inodes
@@ -160,7 +163,7 @@ class Watches:
             if depth == 0 or watch.mask & flags.X_RECURSIVE
         )
 
-    def tell(
+    def tell(  # noqa: PLR0913 - what an operation adds, and nothing of it twice
         self,
         operation: str,
         entry: Entry,

@@ -98,7 +98,13 @@ ORIGIN: Final = struct.Struct("=QqIIII16s")
 
 
 class FramingError(ValueError):
-    """The bytes are no records: a length over ``MAX_LEN`` or not a multiple of 16."""
+    """The bytes are no records: a length over ``MAX_LEN`` or not a multiple of 16. Its argument is the cookie."""
+
+
+def check_size(size: int, cookie: int = 0) -> None:
+    """Raise FramingError, with the record's *cookie*, unless *size* can be the length of a name field."""
+    if size > MAX_LEN or size % 16:
+        raise FramingError(cookie)
 
 
 class Parser:
@@ -118,8 +124,7 @@ class Parser:
         try:
             while len(buffer) - start >= HEADER.size:
                 wd, mask, cookie, size = HEADER.unpack_from(buffer, start)
-                if size > MAX_LEN or size % 16:
-                    raise FramingError(size)
+                check_size(size, cookie)
                 end = start + HEADER.size + size
                 if end > len(buffer):
                     break
