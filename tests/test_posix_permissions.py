@@ -392,7 +392,7 @@ def test_a_users_change_of_the_content_clears_setuid_and_setgid(place: Place, ch
         assert oct(mode_of(place.source / f"f{mode}")) == oct(result)
 
 
-@pytest.mark.parametrize("change", ["write", "truncate", "ftruncate"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_roots_change_of_the_content_leaves_setuid_and_setgid(place: Place, change: str) -> None:
     owned("f", 0o6755)
 

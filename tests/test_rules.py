@@ -60,7 +60,10 @@ ROWS = {
     "U8": (
         "mkdir s, watch S s, open s h",
         "rmdir s, setattr h mode, close h",
-        "D:DELETE|ISDIR s, D:ATTRIB|ISDIR s, S:ATTRIB|ISDIR, D:CLOSE_NOWRITE|ISDIR s, S:CLOSE_NOWRITE|ISDIR, S:DELETE_SELF, S:IGNORED",
+        (
+            "D:DELETE|ISDIR s, D:ATTRIB|ISDIR s, S:ATTRIB|ISDIR, D:CLOSE_NOWRITE|ISDIR s, S:CLOSE_NOWRITE|ISDIR, "
+            "S:DELETE_SELF, S:IGNORED"
+        ),
     ),
     "U9": (
         "mkdir s, make s/f, watch S s, watch F s/f, edit s/f h, unlink s/f, rmdir s",
@@ -329,8 +332,8 @@ def test_a_rename_without_a_rename_is_a_mistake() -> None:
 @given(st.sampled_from(sorted(RULES)), st.booleans(), st.booleans())
 def test_isdir_is_on_every_event_of_a_directory_but_its_own_death_and_move(
     operation: str,
-    is_dir: bool,
-    dies: bool,  # noqa: FBT001 - hypothesis passes them by position
+    is_dir: bool,  # noqa: FBT001 - given, not called
+    dies: bool,  # noqa: FBT001 - the same
 ) -> None:
     tree = Tree()
     tree.play("mkdir x" if is_dir else "make x")

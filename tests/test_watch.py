@@ -680,6 +680,19 @@ def test_lost_events_are_not_lost_in_silence(mounted: Callable[..., Mount], tmp_
     assert (b"Q_OVERFLOW" in program.out) == bool(form)
 
 
+def test_an_output_that_cannot_be_written_ends_it_with_a_line(place: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        watcher = subprocess.Popen(
+            [*OURS, "-m", "d"], cwd=place, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, bufsize=0
+        )
+    assert watcher.stderr is not None
+    with watcher.stderr as said:
+        assert [said.readline(), said.readline()] == [b"Setting up watches.\n", ESTABLISHED]
+        end(place)
+        assert watcher.wait(10) == 1
+        assert said.read() == b"notifyfs watch: cannot write the events: No space left on device\n"
+
+
 # The parts
 
 

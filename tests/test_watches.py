@@ -733,7 +733,7 @@ def test_a_file_that_the_kernel_does_not_know_can_be_watched(tmp_path: Path) -> 
     try:
         resolver = Resolver(backing, b"/mountpoint", (0, 0))
         for path in (b"d/f", b"d/link"):
-            inode = resolver.path(path, flags.OPEN, Peer(os.geteuid(), os.getegid()))
+            inode = resolver.path(path, flags.OPEN, Peer(pid=os.getpid(), uid=os.geteuid(), gid=os.getegid()))
             assert backing.inodes.get(inode.number) is inode
             assert backing.inodes.get(inode.entry.parent.number) is inode.entry.parent
     finally:

@@ -66,8 +66,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
         daemon.settling.notes = Notes(fuse)
-        with _never_frozen():
-            trio.run(daemon.run, listener, lambda: ready(path))
+        trio.run(daemon.run, listener, lambda: ready(path))
 
 
 class _Daemon:
@@ -123,6 +122,11 @@ class _Daemon:
 
     async def run(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         """Serve both sides until the mount is gone."""
+        # Within trio's run: a signal after it would find trio's wakeup socket closed.
+        with _never_frozen():
+            await self._serve(listener, ready)
+
+    async def _serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as servers:
             servers.start_soon(self.server.accept, listener)
             async with trio.open_nursery() as nursery:

@@ -6,6 +6,7 @@ connection and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,7 +15,6 @@ import os
 import socket
 import struct
 from collections import deque
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -178,8 +178,9 @@ class Subscriber:
             except (EOFError, OSError) as error:
                 log.debug("subscriber gone: %r", error)
             except wire.FramingError as error:
-                await self._answer(error.args[0], -errno.EPROTO)
-                self._discard_input()
+                with contextlib.suppress(OSError):  # it may be gone without waiting for the answer
+                    await self._answer(error.args[0], -errno.EPROTO)
+                    self._discard_input()
             nursery.cancel_scope.cancel()
 
     async def finish(self) -> None:
@@ -453,16 +454,17 @@ class Packets:
         return sum(events for _, events in self._sent) + bool(self._waiting)
 
 
-class Descriptors(ExitStack):
-    """The descriptors that came with one request; all are closed in the end."""
+class Descriptors(contextlib.ExitStack):
+    """The descriptors that came with one request: the first is kept, and all are closed in the end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._numbers: list[int] = []
+        self._first = -1
+        self._count = 0
         self._truncated = False
 
     def __bool__(self) -> bool:
-        return bool(self._numbers) or self._truncated
+        return bool(self._count) or self._truncated
 
     def take(self, ancillary: list[tuple[int, int, bytes]], *, truncated: bool) -> None:
         """Take over what recvmsg(2) received."""
@@ -470,17 +472,20 @@ class Descriptors(ExitStack):
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 for (fd,) in struct.iter_unpack("i", data[: len(data) // 4 * 4]):
-                    self._numbers.append(fd)
-                    self.callback(close_safely, fd)
+                    self._count += 1
+                    if self._count == 1:
+                        self._first = fd
+                        self.callback(close_safely, fd)
+                    else:  # no request takes two, and one that never ends must not hoard them
+                        close_safely(fd)
 
     def only(self) -> int:
         """The one descriptor; EINVAL for several, EMFILE where the kernel had no room for it."""
         if self._truncated:
             raise OSError(errno.EMFILE, "no room for the descriptor")
-        (*others, fd) = self._numbers
-        if others:
+        if self._count > 1:
             raise OSError(errno.EINVAL, "more than one descriptor")
-        return fd
+        return self._first
 
 
 def close_safely(fd: int) -> None:

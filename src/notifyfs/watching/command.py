@@ -262,7 +262,7 @@ def run(wishes: Wishes) -> int:
     try:
         return session.run(output)
     except OSError as error:
-        voice.say(f"notifyfs watch: cannot write the events: {error.strerror}")
+        voice.say(f"notifyfs watch: {error.strerror}")
         return FAILED
 
 

@@ -50,6 +50,8 @@ class Output:
                 poll = select.poll()
                 poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
+            except OSError as error:
+                raise OSError(error.errno, f"cannot write the events: {error.strerror}") from None
 
 
 class Session:
@@ -84,7 +86,7 @@ class Session:
         self._printed = 0
 
     def run(self, output: Output) -> int:
-        """Print events until there is a reason to end; the exit code. OSError: the output cannot be written."""
+        """Print events until there is a reason to end; the exit code. OSError: its strerror is for the user."""
         deadline = deadline_in(self._timeout)
         while self._connections:
             lines: list[bytes] = []

@@ -1,0 +1,92 @@
+"""THE LIST of differences from the kernel that are known, documented in ``docs/parity.md``, and accepted here.
+
+A row counts only while its *fact* holds, and accepts only what its rewriting makes equal. Anything else is a finding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from notifyfs.core import flags
+
+from fuzz.voices import Heard, is_file_access, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Ledger = Counter[tuple[int, int]]
+"""(wd, mask) -> how many of these the kernel has told and notifyfs has not (negative: the other way round)."""
+
+Lists = tuple[list[Heard], list[Heard]]
+
+
+class Row(NamedTuple):
+    """One row of the parity table; *rewrite* takes and returns the kernel's events and ours."""
+
+    id: str
+    fact: str
+    why: str
+    rewrite: Callable[[list[Heard], list[Heard], Ledger], Lists]
+
+
+def _without_reads(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    return tuple(merged([event for event in side if not is_file_access(event)]) for side in (theirs, ours))  # type: ignore[return-value]
+
+
+def _without_modify(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    return tuple(merged([event for event in side if event.mask != flags.MODIFY]) for side in (theirs, ours))  # type: ignore[return-value]
+
+
+def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> Lists:
+    """Ends of watches are balanced over the session; a watch that has ended here only is silent."""
+    dead = {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count < 0}
+    kept: list[list[Heard]] = [[], []]
+    for side, events, sign in ((kept[0], theirs, 1), (kept[1], ours, -1)):
+        for event in events:
+            if event.mask & (flags.DELETE_SELF | flags.IGNORED):
+                ledger[event.wd, event.mask] += sign
+    dead |= {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count < 0}
+    for side, events in zip(kept, (theirs, ours), strict=True):
+        side += [e for e in events if not e.mask & (flags.DELETE_SELF | flags.IGNORED) and e.wd not in dead]
+    return merged(kept[0]), merged(kept[1])
+
+
+def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    """notifyfs may tell more directories, or more names, of the one operation in this window; never fewer."""
+    kept: list[Heard] = []
+    dropped = -1
+    for event in ours:
+        if event.name and event not in theirs:
+            dropped = event.wd
+        elif event.mask & flags.IGNORED and event.wd == dropped:  # it had ONESHOT: the session ends here
+            dropped = -1
+        else:
+            kept.append(event)
+    return theirs, kept
+
+
+ROWS: Final = (
+    Row("R1", "read from the page cache", "reads of pages in memory (R1, R2, W6) reach no FUSE daemon", _without_reads),
+    Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
+    Row("U4", "held by a path only", "O_PATH and working directories: only FORGET tells of them", _without_deaths),
+    Row("N3", "changed through a descriptor", "FUSE names the inode: all possible names are told", _without_other_names),
+)
+
+
+def explain(theirs: list[Heard], ours: list[Heard], facts: set[str], ledger: Ledger) -> tuple[str, ...] | None:
+    """The fewest rows that make both equal (*ledger* is then brought up to date); None: a finding."""
+    if theirs == ours and not +ledger and not -ledger:
+        return ()
+    rows = [row for row in ROWS if row.fact in facts]
+    for count in range(1, len(rows) + 1):
+        for chosen in combinations(rows, count):
+            trial, left, right = Ledger(ledger), theirs, ours
+            for row in chosen:
+                left, right = row.rewrite(left, right, trial)
+            if left == right:
+                ledger.clear()
+                ledger.update({key: value for key, value in trial.items() if value})
+                return tuple(row.id for row in chosen)
+    return None

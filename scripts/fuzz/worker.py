@@ -1,0 +1,120 @@
+"""One of the fuzzer's processes, and the handle that the fuzzer has of it.
+
+Run as a program it does what each line of its standard input says (JSON: a list of words, or a list of such lists to
+do without pause) and answers each with one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2] / "tests")
+
+import kernel
+from commands import Files
+
+PATIENCE = 30
+"""Seconds that one line may take."""
+
+SKIPPED = "SKIP"
+"""The result of a step that refers to a handle which is not there: shrinking has removed its ``open``."""
+
+
+class Hung(Exception):
+    """A process did not answer: the mount hangs, or the process has died."""
+
+
+class Worker:
+    """A process that does steps. It is no fork: it must not inherit what the fuzzer holds."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self.pid = self._process.pid
+
+    def send(self, message: object) -> None:
+        """Give it a line; ``answer`` returns what comes of it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    def answer(self) -> object:
+        """Wait for one line."""
+        assert self._process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+                raise Hung(f"process {self.pid} got no answer within {PATIENCE} s")
+            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not more:
+                raise Hung(f"process {self.pid} died")
+            line += more
+        return json.loads(line)
+
+    def begin(self, base: Path) -> None:
+        """Forget all that is held; paths are below *base* now."""
+        self.do("begin", str(base))
+
+    def do(self, *words: str) -> str:
+        """Do one step: its result, an errno's name or the empty string."""
+        self.send(words)
+        return str(self.answer())
+
+    def kill(self) -> None:
+        """End it, whatever it holds."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Hands(Files):
+    """The scenarios' commands, and what only the fuzzer asks."""
+
+    def fileno(self, handle: str) -> int:
+        """Which descriptor it is, for ``/proc/PID/fd``."""
+        return self._handles[handle]
+
+    def _do(self, words: list[str]) -> str:
+        verb, *arguments = words
+        try:
+            if verb == "unprivileged":
+                with kernel.no_capabilities():
+                    return self._do(arguments)
+            result = getattr(self, verb)(*arguments)
+        except KeyError:
+            return SKIPPED
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        return "" if result is None else str(result)
+
+
+def main() -> None:
+    """Do as told until the end of the input."""
+    os.umask(0o022)
+    hands = Hands(Path("/"))
+    for line in sys.stdin:
+        words = json.loads(line)
+        result: object = ""
+        if words and isinstance(words[0], list):
+            result = [hands._do(each) for each in words]  # noqa: SLF001 - public names are the language
+        elif words[0] == "begin":
+            hands._end()  # noqa: SLF001 - as above
+            hands = Hands(Path(words[1]))
+        else:
+            result = hands._do(words)  # noqa: SLF001 - as above
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+    hands._end()  # noqa: SLF001 - as above
+
+
+if __name__ == "__main__":
+    main()
