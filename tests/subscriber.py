@@ -120,6 +120,12 @@ class Subscriber:
         events, self._events = list(self._events), collections.deque()
         return events
 
+    @property
+    def event_descriptor(self) -> int:
+        """The descriptor of its own that the events come on."""
+        assert self._event_fd is not None
+        return self._event_fd
+
     def another(self) -> Subscriber:
         """Start a second connection beside this one."""
         return Subscriber(self._path, self._base)

@@ -105,6 +105,14 @@ def test_what_was_sent_and_not_read_still_merges() -> None:
     assert one.drain() == [modify()]
 
 
+def test_of_what_was_sent_the_last_event_counts() -> None:
+    one = Subscriber()
+    one.tell(modify(b"f"), modify(b"g"))
+    one.send()
+    one.tell(modify(b"g"), modify(b"f"))
+    assert one.drain() == [modify(b"f"), modify(b"g"), modify(b"f")]
+
+
 def test_what_was_read_does_not() -> None:
     one = Subscriber()
     one.tell(modify())
@@ -305,6 +313,14 @@ class AgainstLinux(RuleBasedStateMachine):
         for _ in range(times):
             self.linux.append(record)
             self.ours.tell(record)
+
+    @precondition(lambda self: self.linux.pending)
+    @rule()
+    def repeat(self) -> None:
+        last = self.linux.pending[-1]
+        if last != OVERFLOW:
+            self.linux.append(last)
+            self.ours.tell(last)
 
     @rule()
     def lose(self) -> None:

@@ -59,15 +59,15 @@ class Notes:
         """Let the next read of the file with this node number ask for its content again."""
         self._put(lambda: self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, 0, 0)))
 
-    def settle(self, directories: frozenset[int], done: Callable[[], None]) -> None:
-        """Call *done* from the thread once the operations in these directories have ended in the kernel too.
+    def settle(self, inodes: frozenset[int], done: Callable[[], None]) -> None:
+        """Call *done* from the thread once the operations on these inodes have ended in the kernel too.
 
-        An answered unlink still has its entry hashed until its caller has run; the directory's lock
-        is free only after that.
+        An answered unlink still has its entry hashed until its caller has run, an answered write its
+        file's old size; the lock of the directory or the file is free only after that.
         """
 
         def write() -> None:
-            for number in directories:
+            for number in inodes:
                 self._write(_NOTIFY_INVAL_ENTRY, _entry(number, _NO_NAME))
             done()
 
@@ -93,8 +93,8 @@ class Notes:
     def _write(self, code: int, body: bytes) -> bool:
         try:
             os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
-        except FileNotFoundError:
-            pass  # the kernel does not remember it: just as good
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # the kernel does not remember it, or no entry was meant: just as good
         except OSError as error:
             log.debug("note %d: %s", code, error)  # unmounted meanwhile
             return False

@@ -178,9 +178,9 @@ class Operations(pyfuse3.Operations):
             other = self._entry_at(target, name_new)
             self._rename(source, name_old, target, name_new, flags)
             self.inodes.exchange(subject, other)
-            self.settling.mark(parent_inode_old, parent_inode_new)
-            self.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()))
-            self.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()))
+            places = (parent_inode_old, parent_inode_new)
+            self.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()), changed=places)
+            self.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()), changed=places)
             return
         victim, fd = None, -1
         if not flags & syscalls.RENAME_NOREPLACE:
@@ -194,12 +194,12 @@ class Operations(pyfuse3.Operations):
                 os.close(fd)
             raise
         self.inodes.move(subject, target, name_new)
-        self.settling.mark(parent_inode_old, parent_inode_new)
         self.tell(
             "rename",
             subject,
             ctx,
             Renamed(source, name_old, self.watches.cookie(), victim.inode if victim else None, victim_dies=dies),
+            changed=(parent_inode_old, parent_inode_new),
         )
         if victim is not None:
             self._keep_removed(victim.inode, fd)
@@ -341,7 +341,7 @@ class Operations(pyfuse3.Operations):
                 written += os.pwrite(handle.fd, buf[written:], off + written)
             except OSError:
                 break  # what was written counts; the caller's next write will hear of it
-        self._tell("write", handle.entry, handle.caller)
+        self._tell("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
         return written
 
     @at_once
@@ -398,11 +398,19 @@ class Operations(pyfuse3.Operations):
     # Telling
 
     def tell(
-        self, operation: str, entry: Entry, ctx: RequestContext, renamed: Renamed | None = None, *, dies: bool = False
+        self,
+        operation: str,
+        entry: Entry,
+        ctx: RequestContext,
+        renamed: Renamed | None = None,
+        *,
+        dies: bool = False,
+        changed: Sequence[int] = (),
     ) -> None:
-        """Tell an operation that *ctx*'s caller has just done."""
+        """Tell an operation that *ctx*'s caller has just done. *changed*: see ``Settling.mark``."""
         if self.watches.total:
-            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), renamed, dies=dies)
+            caller = Caller(ctx.pid, ctx.uid, ctx.gid)
+            self._tell(operation, entry, caller, renamed, dies=dies, changed=changed)
 
     def _tell(
         self,
@@ -413,9 +421,14 @@ class Operations(pyfuse3.Operations):
         *,
         dies: bool = False,
         others: Sequence[Entry] = (),
+        changed: Sequence[int] = (),
     ) -> None:
+        watches = self.watches
+        told = watches.sequence
         try:
-            self.watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
+            watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
+            if changed and (watches.sequence != told or watches.undecided):
+                self.settling.mark(*changed)
         except Exception:
             # The operation was done: its caller must hear so, whatever became of the event.
             log.exception("telling %s of %r failed", operation, entry)
@@ -476,7 +489,7 @@ class Operations(pyfuse3.Operations):
         """Tell a change of attributes, to each directory that Linux may have told."""
         if self.watches.total:
             entry, *others = self._reached(inode, ctx) if handle is None else [handle.entry]
-            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others)
+            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others, changed=(inode.number,))
 
     # Doing
 
@@ -514,8 +527,7 @@ class Operations(pyfuse3.Operations):
             os.close(fd)
             self.inodes.reap(entry.inode)
             raise
-        self.settling.mark(parent_inode)
-        self.tell(operation, entry, ctx, dies=dies)
+        self.tell(operation, entry, ctx, dies=dies, changed=(parent_inode,))
         self._keep_removed(entry.inode, fd)
 
     def _keep_removed(self, inode: Inode, fd: int) -> None:

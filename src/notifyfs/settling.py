@@ -21,10 +21,10 @@ _HELD: Final = 0.05
 
 
 class Settling:
-    """Changes of directories that were answered and that the kernel may not have finished.
+    """Changes that were answered and that the kernel may not have finished.
 
-    A subscriber that acts on an event must find the change; but an unlinked name stays hashed
-    until its caller has run.
+    A subscriber that acts on an event must find the change; but until its caller has run, an
+    unlinked name stays hashed, and a file keeps its old size and mode in the kernel's cache.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class Settling:
         self._settled = 0
         self._round: trio.Event | None = None
 
-    def mark(self, *directories: int) -> None:
-        """A name in each of these directories (node numbers) was removed or moved, and will now be answered."""
-        self._marked.update(directories)
+    def mark(self, *inodes: int) -> None:
+        """These (node numbers) were changed under their locks, and the operation will now be answered."""
+        self._marked.update(inodes)
         self._generation += 1
 
     async def wait(self) -> None:
@@ -51,7 +51,7 @@ class Settling:
 
     async def _settle(self) -> None:
         ended = self._round = trio.Event()
-        generation, directories = self._generation, frozenset(self._marked)
+        generation, inodes = self._generation, frozenset(self._marked)
         self._marked.clear()
         token = trio.lowlevel.current_trio_token()
 
@@ -61,7 +61,7 @@ class Settling:
 
         try:
             if self.notes is not None:
-                self.notes.settle(directories, done)
+                self.notes.settle(inodes, done)
                 with trio.move_on_after(_PATIENCE):
                     await ended.wait()
         finally:
