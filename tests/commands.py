@@ -1,4 +1,3 @@
-# ruff: noqa: D402 - a command has the name of its system call, which its docstring writes as the manual does
 """What a scenario does to files: every command is one system call, or a familiar few.
 
 A command's words are strings; it returns nothing, or what the line's ``-> RESULT`` names. OSError is a result as well.

@@ -11,7 +11,7 @@ import errno
 import functools
 import inspect
 import os
-import pickle  # noqa: S403 - between a test and its own child
+import pickle
 import shutil
 import struct
 import sys

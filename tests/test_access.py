@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from conftest import wait_until
 from notifyfs.core import flags
 from subscriber import Subscriber

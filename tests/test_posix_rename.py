@@ -14,6 +14,7 @@ from posix_support import (
     NOREPLACE,
     WHITEOUT,
     by_both,
+    collect,
     fails,
     get,
     in_child,
@@ -22,7 +23,6 @@ from posix_support import (
     put,
     rename2,
     start_child,
-    collect,
 )
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
+
 from notifyfs.core import flags
 from subscriber import Subscriber
 

@@ -69,6 +69,7 @@ def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> L
 
 ROWS: Final = (
     Row("R1", "read from the page cache", "reads of pages in memory (R1, R2, W6) reach no FUSE daemon", _without_reads),
+    Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_reads),
     Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
     Row("U4", "held by a path only", "O_PATH and working directories: only FORGET tells of them", _without_deaths),
     Row("N3", "changed through a descriptor", "FUSE names the inode: all possible names are told", _without_other_names),

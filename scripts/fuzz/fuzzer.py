@@ -17,16 +17,16 @@ from notifyfs.core import flags
 
 from fuzz.allowed import ROWS
 from fuzz.generate import Generator, Profile, freely, mask
-from fuzz.session import Difference, Ended, Session, unlike
+from fuzz.session import HASTE, Difference, Ended, Session
 from fuzz.shrink import shrink, simplify
-from fuzz.steps import Step, together
+from fuzz.steps import LISTENING, Step, together
 from fuzz.worker import Hung, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SESSIONS_A_MOUNT = 40
-SHRINKING = 60.0
+SHRINKING = 30.0
 """Seconds that one failure may take to be made small."""
 
 
@@ -207,13 +207,11 @@ class Fuzzer:
 
         if not fails(steps):
             return Finding(seed, profile.options, what + "\n(not again when replayed)", "\n".join(map(str, steps)))
-        kept = [step for step in steps if step.verb == "drain" or step.instance == error.instance or step.words[0] not in {"watch", "unwatch", "pending"}]
-        if fails(alone := [step for step in kept if step.verb != "drain" or step.instance == error.instance]):
-            steps = alone
-        for trial in (together(steps),):
+        plainer = [step for step in steps if step.verb not in LISTENING or step.instance == error.instance]
+        for trial in (plainer, together(plainer)):
             if fails(trial):
                 steps = trial
-        steps = simplify(shrink(steps, fails, SHRINKING), fails)
+        steps = simplify(shrink(steps, fails, SHRINKING), fails, SHRINKING / 3)
         session, failure = self._replay(steps, profile) or (None, error)
         if session is None:
             return Finding(seed, profile.options, what + "\n(not again, made small)", "\n".join(map(str, steps)))
@@ -222,6 +220,7 @@ class Fuzzer:
     def _replay(self, steps: list[Step], profile: Profile) -> tuple[Session, BaseException] | None:
         """Play *steps* again: what fails, and the session; None when nothing does."""
         session = self._session(profile)
+        session.grace = HASTE
         try:
             for step in steps:
                 session.do(step)
@@ -286,6 +285,3 @@ def text_of(session: Session, seed: str, profile: Profile) -> str:
             words += [f"cookie={event.cookie}"] * bool(event.cookie)
             lines.append(" ".join(words))
     return "\n".join(lines) + "\n"
-
-
-__all__ = ["Finding", "Fuzzer", "Totals", "unlike"]

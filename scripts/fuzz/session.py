@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 GRACE = 3.0
 """Seconds that an event may be late."""
 
+HASTE = 0.3
+"""The same while a failure is made small: most of what is tried then lacks an event for good."""
+
 _BLOCKING = frozenset({"touch", "put", "append", "cat", "open", "install", "chattr"})
 _BY_DESCRIPTOR = frozenset({"chmod", "chown", "utimes", "setxattr", "removexattr", "open"})
 """With a handle as their target these reach FUSE as the inode alone."""
@@ -73,6 +76,7 @@ class Session:
 
     def __init__(self, mount: Mount, workers: list[Worker], base: str, *, instances: int, exact: bool = False) -> None:
         self.mount = mount
+        self.grace = GRACE
         self.exact = exact
         self.base = mount.root / base
         self.source = mount.source / base
@@ -144,18 +148,18 @@ class Session:
             return self._listen(step)
         if step.process >= len(self._workers) or self._would_block(step):
             return SKIPPED
-        alone = self._is_ambiguous(step)
-        if alone:
+        fact = self._passing_fact(step)
+        if fact:
             self.read_all()
         result = self._workers[step.process].do(*step.words)
         if result == SKIPPED:
             return result
         self._note(step, result)
         self._write_down(step, result)
-        if alone:
-            self.facts.add("changed through a descriptor")
+        if fact and (step.verb != "readv" or result == "0"):
+            self.facts.add(fact)
             self.read_all()
-            self.facts.discard("changed through a descriptor")
+            self.facts.discard(fact)
         return result
 
     def read_all(self) -> None:
@@ -173,9 +177,13 @@ class Session:
             return found is not None and _kind(found.st_mode) == "special"
         return False
 
-    def _is_ambiguous(self, step: Step) -> bool:
+    def _passing_fact(self, step: Step) -> str:
+        """What holds for this step only, which is then compared alone."""
+        if step.verb == "readv":
+            return "readv of nothing"
         targets = [word for word in step.arguments[:2] if word in self.handles]
-        return step.verb in _BY_DESCRIPTOR and any(self.handles[word].ino in self._several for word in targets)
+        several = any(self.handles[word].ino in self._several for word in targets)
+        return "changed through a descriptor" if several and step.verb in _BY_DESCRIPTOR else ""
 
     def _note(self, step: Step, result: str) -> None:
         verb, words = step.verb, step.arguments
@@ -294,7 +302,7 @@ class Session:
         for voice in ours:
             got = voice.read()
             ledger = self._ledgers[instance][voice.name]
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + self.grace
             while (rows := allowed.explain(theirs, got, self.facts, ledger)) is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or len(got) >= len(theirs) or not voice.subscriber.wait(left):
@@ -315,7 +323,7 @@ class Session:
         self.read_all()
         for instance, ledgers in enumerate(self._ledgers):
             for name, ledger in ledgers.items():
-                deadline = time.monotonic() + GRACE
+                deadline = time.monotonic() + self.grace
                 voice = next(voice for voice in self.voices[instance] if voice.name == name)
                 while any(ledger.values()):
                     left = deadline - time.monotonic()

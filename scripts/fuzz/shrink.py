@@ -30,15 +30,16 @@ def shrink(steps: list[Step], fails: Callable[[list[Step]], bool], seconds: floa
     return steps
 
 
-def simplify(steps: list[Step], fails: Callable[[list[Step]], bool]) -> list[Step]:
-    """Try plainer masks and flags, one step at a time."""
+def simplify(steps: list[Step], fails: Callable[[list[Step]], bool], seconds: float) -> list[Step]:
+    """Try plainer watch masks, one bit at a time."""
+    deadline = time.monotonic() + seconds
     for index, step in enumerate(steps):
         if step.verb == "watch":
             bits = step.words[2].split("|")
             for bit in bits if len(bits) > 1 else []:
                 fewer = [other for other in bits if other != bit]
                 trial = [*steps[:index], step._replace(words=(*step.words[:2], "|".join(fewer))), *steps[index + 1 :]]
-                if fewer and fails(trial):
+                if time.monotonic() < deadline and fewer and fails(trial):
                     bits, steps = fewer, trial
                     step = trial[index]  # noqa: PLW2901 - the same step, plainer
     return steps

@@ -135,7 +135,7 @@ class _Daemon:
                 nursery.start_soon(self._tell_ready, ready)
                 await pyfuse3.main(max_tasks=_MOST_TASKS)
                 nursery.cancel_scope.cancel()
-            self.watches.give_up()
+            self.watches.give_up(self.watches.undecided)
             self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
             await self.server.finish()
             servers.cancel_scope.cancel()

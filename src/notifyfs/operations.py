@@ -586,7 +586,7 @@ class Operations(pyfuse3.Operations):
         caller = Caller(ctx.pid, ctx.uid, ctx.gid)
         if self.watches.origins:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
-        entry.uses += 1
+        self.inodes.use(entry)
         self.handles[fd] = Handle(fd, entry, caller, writable)
 
     def _close(self, fh: FileHandleT) -> None:
@@ -595,7 +595,6 @@ class Operations(pyfuse3.Operations):
         self._tell("close after writing" if handle.writable else "close", entry, handle.caller)
         for inode in self.inodes.drop(entry):
             self._tell("die", inode.entry, handle.caller, dies=True)
-        self.inodes.reap(entry.inode)
         os.close(handle.fd)
 
     def _listed(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result]:

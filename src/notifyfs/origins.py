@@ -26,7 +26,9 @@ class Caller:
         self._comm = b""
 
     def look(self) -> None:
-        """Read process and command now."""
+        """Read process and command, once."""
+        if self._pid >= 0:
+            return
         self._pid = 0
         try:
             with open(f"/proc/{self.thread}/status", "rb") as status:
@@ -41,8 +43,7 @@ class Caller:
 
     def origin(self, sequence: int) -> Origin:
         """The origin of the event with this number, at this moment."""
-        if self._pid < 0:
-            self.look()
+        self.look()
         return Origin(sequence, time.time_ns(), self._pid, self.uid, self.gid, 0, self._comm)
 
 

@@ -71,9 +71,10 @@ class Resolver:
         try:
             self._walk(way, path, peer, follow=not mask & flags.DONT_FOLLOW)
             self._admit(way[-1], mask, peer)
-        finally:
+        except BaseException:
             self._backing.inodes.reap(way[-1])
-        return way[-1]
+            raise
+        return way[-1]  # the caller reaps it, once it is watched or not
 
     def descriptor(self, fd: int, mask: int, peer: Peer) -> Inode:
         """The inode that an ``O_PATH`` descriptor of the subscriber's refers to, in this mount.

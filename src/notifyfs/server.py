@@ -280,7 +280,11 @@ class Subscriber:
         if record.mask & wire.EVENT_FD:
             self._packets = Packets()
             sent = self._packets.theirs.fileno()
-        return 0, json.dumps(self._server.about | attrs.asdict(self._server.limits)).encode(), sent
+        about = self._server.about | attrs.asdict(self._server.limits)
+        for path in ("source", "mountpoint"):  # both may be long: the reply is one record all the same
+            if len(answer := json.dumps(about).encode()) >= wire.MAX_LEN:
+                about[path] = None
+        return 0, answer if len(answer) < wire.MAX_LEN else json.dumps(about).encode(), sent
 
     def _statistics(self) -> bytes:
         queue = self.instance.queue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
+    from notifyfs.core.inodes import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.notes import Notes
 
@@ -76,7 +77,8 @@ class Deaths:
     def __init__(self, watches: Watches) -> None:
         self._watches = watches
         self._doubted = trio.Event()
-        self._decided = trio.Event()
+        self._round: trio.Event | None = None
+        self._doubts: frozenset[Inode] = frozenset()
         watches.doubted = self._doubt
 
     def _doubt(self) -> None:
@@ -84,16 +86,28 @@ class Deaths:
 
     def forgotten(self) -> None:
         """A FORGET was handled: perhaps all is decided now."""
-        if not self._watches.undecided:
-            self._decided.set()
+        if self._round is not None and not self._doubts & self._watches.undecided:
+            self._round.set()
 
     async def wait(self) -> None:
-        """Return when nothing is undecided: the kernel has forgotten the inode, or had time to."""
-        if self._watches.undecided:
-            self._decided = trio.Event()
+        """Return when what is undecided now is decided: the kernel has forgotten the inode, or had time to."""
+        doubts = frozenset(self._watches.undecided)
+        while doubts & self._watches.undecided:
+            if self._round is None:
+                await self._decide()
+            else:
+                await self._round.wait()
+
+    async def _decide(self) -> None:
+        self._doubts = frozenset(self._watches.undecided)
+        ended = self._round = trio.Event()
+        try:
             with trio.move_on_after(_HELD):
-                await self._decided.wait()
-            self._watches.give_up()
+                await ended.wait()
+        finally:
+            self._watches.give_up(self._doubts)
+            self._round = None
+            ended.set()
 
     async def keep(self) -> None:
         """See to it that no event is held back for long; until cancelled."""

@@ -65,7 +65,7 @@ class Inode:
         self.ino = ino
         self.is_dir = is_dir
         self.gone = False
-        """Its last link was removed through the mount."""
+        """Its numbers find it no more: its last link was removed, or it left the table."""
         self.lookups = 0
         """How often the kernel was told of it (FUSE's lookup count)."""
         self.entry: Entry
@@ -147,18 +147,18 @@ class Inodes:
             # The source reused the number of something that was removed behind the mount's back.
             self._unkey(found)
             found = None
+        if found is not None and is_dir and self._above(parent, found):
+            # A directory in itself: it was moved into its child behind the mount's back, or the source
+            # has a bind mount of itself. Here it is another one, or every walk up would be endless.
+            found = None
         if found is None:
             found = self._create(device, ino, is_dir=is_dir)
             found.entry = children[name] = Entry(parent, name, found)
             return found.entry
         if is_dir:
-            # A directory has one name. It was moved behind the mount's back: its entry moves
-            # along, so that what uses it stays counted.
-            self._detach(found.entry)
-            entry = found.entry
-            entry.parent, entry.name, entry.live = parent, name, True
-            children[name] = entry
-            return entry
+            # A directory has one name: this one was moved behind the mount's back.
+            self._relocate(found.entry, parent, name)
+            return found.entry
         entry = children[name] = Entry(parent, name, found)
         self._name(found, entry)
         return entry
@@ -182,23 +182,12 @@ class Inodes:
         inode = entry.inode
         self._detach(entry)
         if links == 0 or inode.is_dir:
-            inode.gone = True
             self._unkey(inode)
-        if entry.uses:
-            entry.parent.entry.uses += 1
-            return False
-        return inode.gone
+        return inode.gone and not entry.uses
 
     def move(self, entry: Entry, parent: Inode, name: bytes) -> None:
         """Note that *entry* was renamed. Whatever had the new name must have been removed before."""
-        self._unhash(entry)
-        if parent.children is None:
-            parent.children = {}
-        old = entry.parent
-        entry.parent, entry.name = parent, name
-        parent.children[name] = entry
-        if old is not parent:
-            self.reap(old)
+        self._relocate(entry, parent, name)
 
     def exchange(self, one: Entry, two: Entry) -> None:
         """Note that two entries changed places (``RENAME_EXCHANGE``)."""
@@ -208,17 +197,27 @@ class Inodes:
             if entry.parent.children is not None:
                 entry.parent.children[entry.name] = entry
 
+    def use(self, entry: Entry) -> None:
+        """Begin a use of *entry*: a handle was opened through it."""
+        entry.uses += 1
+        while entry.uses == 1 and not entry.live:
+            entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
+            entry.uses += 1
+
     def drop(self, entry: Entry) -> list[Inode]:
         """End one use of *entry*; return the inodes that die of it, in the order of their deaths."""
         died = []
-        while True:
-            entry.uses -= 1
-            if entry.uses or entry.live:
-                break
+        dropped = [entry.inode]
+        entry.uses -= 1
+        while not entry.uses and not entry.live:
             self._unname(entry)
             if entry.inode.gone:
                 died.append(entry.inode)
-            entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
+            entry = entry.parent.entry
+            entry.uses -= 1
+            dropped.append(entry.inode)
+        for inode in dropped:
+            self.reap(inode)
         return died
 
     def forget(self, inode: Inode, lookups: int) -> bool:
@@ -254,7 +253,7 @@ class Inodes:
         inode = Inode(number, device, ino, is_dir=is_dir)
         self._by_number[number] = inode
         if number != ino:
-            self._elsewhere[device, ino] = inode
+            self._elsewhere.setdefault((device, ino), inode)
         return inode
 
     def _unkey(self, inode: Inode) -> None:
@@ -264,9 +263,25 @@ class Inodes:
 
     def _lose(self, entry: Entry) -> None:
         self._detach(entry)
-        if entry.uses:
-            entry.parent.entry.uses += 1
         self.reap(entry.inode)
+
+    def _relocate(self, entry: Entry, parent: Inode, name: bytes) -> None:
+        old = entry.parent
+        if entry.live:
+            self._unhash(entry)
+        elif entry.uses:
+            self.drop(old.entry)
+        if parent.children is None:
+            parent.children = {}
+        entry.parent, entry.name, entry.live = parent, name, True
+        parent.children[name] = entry
+        if old is not parent:
+            self.reap(old)
+
+    def _above(self, place: Inode, inode: Inode) -> bool:
+        while place is not inode and place.entry.name:
+            place = place.entry.parent
+        return place is inode
 
     @staticmethod
     def _name(inode: Inode, entry: Entry) -> None:
@@ -284,7 +299,9 @@ class Inodes:
         entry.live = False
         if not entry.uses:
             self._unname(entry)
-        elif entry.inode.entry is entry:
+            return
+        self.use(entry.parent.entry)
+        if entry.inode.entry is entry:
             self._choose(entry.inode)
 
     def _unname(self, entry: Entry) -> None:

@@ -78,7 +78,7 @@ class Queue:
     def overflow(self) -> None:
         """Say once, until it is read, that something was lost."""
         self.dropped += 1
-        if self._overflow_age > self._ask():
+        if self._overflow_age and self._overflow_age > self._ask():
             self._overflow_age = 0
         if not (self._overflow_queued or self._overflow_age):
             self._overflow_queued = True

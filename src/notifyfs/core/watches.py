@@ -12,6 +12,7 @@ from notifyfs.core.wire import MAX_LEN, Origin, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from notifyfs.core.inodes import Entry, Inode, Inodes
     from notifyfs.core.queue import Queue
@@ -22,6 +23,10 @@ _LONGEST_NAME: Final = MAX_LEN - 1
 
 class Actor(Protocol):
     """Who did an operation; asked only when somebody wants to know."""
+
+    def look(self) -> None:
+        """Find out now what ``origin`` will say."""
+        ...
 
     def origin(self, sequence: int) -> Origin:
         """The origin of the event with this number."""
@@ -47,7 +52,7 @@ class Instance:
         self.uid = uid
         self.queue = queue
         self.ring = ring
-        """Called after each event: the queue is not empty."""
+        """Called after each event: there may be something to send."""
         self.watches: dict[int, Watch] = {}
         self.last_wd = 0
 
@@ -72,7 +77,13 @@ class Watches:
         self._recursive = 0
         self._cookie = 0
         self._backlog: deque[tuple[Notice, Actor]] = deque()
-        self._undecided: set[Inode] = set()
+        self.undecided: set[Inode] = set()
+        """Inodes of which the kernel has not said whether they died; later events wait behind that.
+
+        Where the last name goes and nothing has the file open, Linux tells DELETE_SELF *before* the
+        parent's DELETE; unless something else holds it (an O_PATH descriptor, a working directory),
+        and then only once that ends. FUSE's FORGET tells which, a moment after the operation.
+        """
         self.listening: Callable[[Inode, int], None] = lambda _inode, _mask: None
         """Called with each inode that is watched and the mask asked for."""
         self.doubted: Callable[[], None] = lambda: None
@@ -124,9 +135,9 @@ class Watches:
             self._count(watch, 1)
             self.listening(inode, watch.mask)
             return watch.wd
+        instance.last_wd += 1  # Linux uses the number up even where it then refuses (measured)
         if self._users[instance.uid][1] >= self.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
-        instance.last_wd += 1
         watch = Watch(instance, inode, instance.last_wd, mask & _KEPT)
         instance.watches[watch.wd] = watch
         if inode.watches is None:
@@ -141,7 +152,7 @@ class Watches:
         watch = instance.watches.get(wd)
         if watch is None:
             raise OSError(errno.EINVAL, "no such watch descriptor", str(wd))
-        self._ignore(watch, actor)
+        self._ignore(watch, actor, self.sequence + 1)
 
     def cookie(self) -> int:
         """A new cookie for one rename: unique, not 0, as long as 32 bits last."""
@@ -178,55 +189,53 @@ class Watches:
             return
         for notice in notices(operation, entry, renamed, dies=dies, others=others):
             if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
-                self._undecided.add(notice.inode)
-                self._backlog.append((notice, actor))
+                self.undecided.add(notice.inode)
+                self._hold_back(notice, actor)
                 self.doubted()
             elif self._backlog:
-                self._backlog.append((notice, actor))
+                self._hold_back(notice, actor)
             else:
                 self._deliver(notice, actor)
 
-    @property
-    def undecided(self) -> bool:
-        """Whether events are held back because the kernel has not said if an inode died.
-
-        Where the last name goes and nothing has the file open, Linux tells DELETE_SELF *before* the
-        parent's DELETE; unless something else holds it (an O_PATH descriptor, a working directory),
-        and then only once that ends. FUSE's FORGET tells which, a moment after the operation.
-        """
-        return bool(self._undecided)
-
     def forgotten(self, inode: Inode, actor: Actor) -> None:
         """The kernel has dropped *inode*: if its last name is gone, it is dead."""
-        if inode in self._undecided:
-            self._undecided.remove(inode)
+        if inode in self.undecided:
+            self.undecided.remove(inode)
             self._flush()
         elif inode.gone and inode.watches and not inode.in_use:
             self.tell("die", inode.entry, actor, dies=True)
 
-    def give_up(self) -> None:
-        """No FORGET came: whatever is undecided is held by something, and lives on."""
-        held, self._undecided = self._undecided, set()
-        self._backlog = deque(
-            (notice, actor) for notice, actor in self._backlog if not (notice.death and notice.inode in held)
-        )
-        self._flush()
+    def give_up(self, doubted: AbstractSet[Inode]) -> None:
+        """No FORGET came: those of *doubted* that are still undecided are held by something, and live on."""
+        held = self.undecided & doubted
+        if held:
+            self.undecided -= held
+            self._backlog = deque(
+                (notice, actor) for notice, actor in self._backlog if not (notice.death and notice.inode in held)
+            )
+            self._flush()
 
     def unmount(self, actor: Actor) -> None:
         """Every watch hears UNMOUNT and ends; the newest inode first (measured: N9)."""
         for inode in self.inodes.newest_first():
             mask = flags.UNMOUNT | (flags.ISDIR if inode.is_dir else 0)
             for watch in list((inode.watches or {}).values()):
-                self._push(watch, Record(watch.wd, mask), actor, self.sequence + 1)
-                self._ignore(watch, actor)
+                number = self.sequence + 1
+                self._push(watch, Record(watch.wd, mask), actor, number)
+                self._ignore(watch, actor, number)
 
     @staticmethod
     def _may_be_held(inode: Inode) -> bool:
         return bool(inode.watches) and inode.lookups > 0 and not inode.in_use
 
+    def _hold_back(self, notice: Notice, actor: Actor) -> None:
+        if self.origins:
+            actor.look()  # it may be gone when this is told
+        self._backlog.append((notice, actor))
+
     def _flush(self) -> None:
         backlog = self._backlog
-        while backlog and not (backlog[0][0].death and backlog[0][0].inode in self._undecided):
+        while backlog and not (backlog[0][0].death and backlog[0][0].inode in self.undecided):
             self._deliver(*backlog.popleft())
 
     def _deliver(self, notice: Notice, actor: Actor) -> None:
@@ -240,7 +249,7 @@ class Watches:
             self._hear(inode.watches, notice, b"", actor, number)
             if notice.death:
                 for watch in list((inode.watches or {}).values()):
-                    self._ignore(watch, actor)
+                    self._ignore(watch, actor, number)
 
     def _deliver_above(self, notice: Notice, actor: Actor, number: int) -> None:
         path, place = notice.name, notice.parent
@@ -269,7 +278,7 @@ class Watches:
             else:
                 self._push(watch, Record(watch.wd, notice.mask, notice.cookie, name), actor, number)
             if wanted & flags.ONESHOT:
-                self._ignore(watch, actor)
+                self._ignore(watch, actor, number)
 
     def _push(self, watch: Watch, record: Record, actor: Actor, number: int) -> None:
         self.sequence = max(self.sequence, number)
@@ -277,8 +286,9 @@ class Watches:
         watch.instance.queue.append(record, origin)
         watch.instance.ring()
 
-    def _ignore(self, watch: Watch, actor: Actor) -> None:
-        self._push(watch, Record(watch.wd, flags.IGNORED), actor, self.sequence + 1)
+    def _ignore(self, watch: Watch, actor: Actor, number: int) -> None:
+        # With the number of the event that ended the watch, if it was one.
+        self._push(watch, Record(watch.wd, flags.IGNORED), actor, number)
         self._end(watch)
 
     def _end(self, watch: Watch) -> None:

@@ -40,11 +40,10 @@ class Record(NamedTuple):
     name: bytes = b""
 
     def __bytes__(self) -> bytes:
-        """The record as it travels."""
+        """The record as it travels; FramingError for a name that no reader would take."""
         name = self.name
-        if not name:
-            return HEADER.pack(self.wd, self.mask, self.cookie, 0)
         size = len(name) if carries_origin(self.wd, self.mask) else field_size(name)
+        check_size(size, self.cookie)
         return HEADER.pack(self.wd, self.mask, self.cookie, size) + name.ljust(size, b"\0")
 
     def __str__(self) -> str:
@@ -71,7 +70,8 @@ class Origin(NamedTuple):
     """Who did it: the payload of an ``X_ORIGIN`` record (48 bytes)."""
 
     sequence: int
-    """Number of the operation since the mount, without gaps."""
+    """Number of the event since the mount, counting those that somebody heard; one that is told to
+    several watches, and the IGNORED that it brings about, have the same."""
     time_ns: int
     """CLOCK_REALTIME, nanoseconds since 1970."""
     pid: int
