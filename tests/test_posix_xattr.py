@@ -378,8 +378,8 @@ def test_only_the_owner_sets_lists(place: Place) -> None:
             os.setxattr("d", DEFAULT, entries())
         put("mine")
         os.setxattr("mine", ACCESS, entries(uid=OTHER, named=6, mask=6))
-        with fails(errno.EACCES, errno.EPERM):
-            os.removexattr("f", "user.none")
+        with fails(errno.EPERM):
+            os.removexattr("f", ACCESS)
 
     as_user(body)
     as_user(lambda: put("mine", b"by the other"), uid=OTHER, gid=OTHER_GROUP, groups=())
@@ -408,7 +408,7 @@ def test_setfacl_and_getfacl(place: Place) -> None:
         done = subprocess.run(["getfacl", "-cpn", str(name)], check=True, capture_output=True, text=True)
         return done.stdout.split("\n")
 
-    assert f"user:{OTHER}:rwx\t\t#effective:r-x" in [line.replace("\t\t\t", "\t\t") for line in shown("f")]
+    assert [f"user:{OTHER}:rwx", "#effective:r-x"] in [line.split() for line in shown("f")]
     assert shown("f") == shown(place.source / "f")
     assert f"default:user:{OTHER}:rwx" in shown("d")
     assert shown("d") == shown(place.source / "d")

@@ -334,8 +334,8 @@ class Generator:
         return _with(self._chance.choice(["msync"]), name)
 
     def _fork(self) -> tuple[str, ...] | None:
-        if len(self._session.children) > 1:
-            return None
+        if self._process in self._session.children.values():
+            return None  # a second child would hold the first one's end of the pipe
         return "fork", "as", self._new()
 
     def _end(self) -> tuple[str, ...] | None:

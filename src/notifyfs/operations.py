@@ -447,6 +447,7 @@ class Operations(pyfuse3.Operations):
             if file.in_use and not file.is_dir:
                 file.pages = None
                 notes.drop_pages(file.number)
+                self.settling.mark()  # the watch is answered when that is done
 
     def _remember(self, thread: int, entry: Entry) -> None:
         self._looked.pop(thread, None)

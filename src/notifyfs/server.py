@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
 import struct
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -25,30 +23,21 @@ from notifyfs.core import flags, wire
 from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
+from notifyfs.delivery import CHUNK, Packets, Stream
+from notifyfs.descriptors import Descriptors
 from notifyfs.origins import Caller
 from notifyfs.resolve import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from notifyfs.core.inodes import Inode
-    from notifyfs.core.queue import Item
     from notifyfs.resolve import Resolver
 
 log = logging.getLogger(__name__)
 
-_SO_SNDBUFFORCE: Final = 32
 _MOST_FDS: Final = 253  # SCM_MAX_FD, unix(7)
-
-# In the stream: what was sent and not read counts against the queue's limit, and only the whole
-# socket tells whether it was read. So little is sent ahead: the kernel makes this its minimum
-# (SOCK_MIN_SNDBUF, 4,608), which holds at most nine of the smallest buffers.
-_STREAM_BUFFER: Final = 1
-_STREAM_CHUNK: Final = 2048
-_STREAM_AHEAD: Final = 9
-# On an event descriptor: room for a full queue of the usual size (768 bytes of kernel memory for
-# a short record, measured), so that all is there to be read when a barrier has answered.
-_PACKET_BUFFER: Final = 8 << 20
+_ALL: Final = 1 << 62
 
 _GRACE: Final = 1.0  # seconds that a subscriber has to read its last events after an unmount
 _STRANGER: Final = 5.0  # seconds that a connection over the limit has for its first request
@@ -143,15 +132,12 @@ class Subscriber:
         self._watches = server.watches
         self._peer = peer_of(sock)
         self._bell = Bell()
-        self._sending = trio.Lock()
+        self._stream = Stream(sock, server.settled)
         self._packets: Packets | None = None
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
-        self._held = 0  # events taken from the queue and not sent yet
-        self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
         self.instance = Instance(self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring)
         self._greeted = False
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
 
     def close(self) -> None:
         """Free the instance and every descriptor."""
@@ -189,9 +175,10 @@ class Subscriber:
             if self._packets is not None:
                 self._pumping.cancel()
                 await self._pump_ended.wait()
-                await self._packets.flush(self.instance.queue, self._server.settled)
-            async with self._sending:
-                await self._send_events(self._take(1 << 62))
+                await self._packets.flush(self.instance.queue)
+            else:
+                self._stream.stage(self.instance.queue, _ALL)
+            await self._stream.flush()
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             log.debug("subscriber gone at the end: %s", error)
@@ -203,7 +190,7 @@ class Subscriber:
         with descriptors:
             await self._server.decided()
             if self._packets is not None:
-                await self._packets.push_settled(self.instance.queue, self._server.settled)
+                await self._packets.push_settled(self.instance.queue)
             try:
                 result, payload, sent = self._handle(record, descriptors)
             except OSError as error:
@@ -278,7 +265,7 @@ class Subscriber:
             raise OSError(errno.EINVAL, "hello comes first, as 'notifyfs 1'")
         sent = -1
         if record.mask & wire.EVENT_FD:
-            self._packets = Packets()
+            self._packets = Packets(self._server.settled)
             sent = self._packets.theirs.fileno()
         about = self._server.about | attrs.asdict(self._server.limits)
         for path in ("source", "mountpoint"):  # both may be long: the reply is one record all the same
@@ -310,20 +297,12 @@ class Subscriber:
     # Sending
 
     async def _answer(self, cookie: int, result: int, payload: bytes = b"", sent: int = -1) -> None:
-        """Send every event that is queued now, then the reply."""
-        reply = bytes(Record(result, flags.X_REPLY, cookie, payload))
-        if self._packets is not None:
-            events: list[Item] = []
-        else:
-            events = self._take(1 << 62)
+        """Send every event that is queued now, then the reply, with the descriptor *sent* unless it is -1."""
+        if self._packets is None:
+            self._stream.stage(self.instance.queue, _ALL)
             self.instance.queue.forget_tail()
-        async with self._sending:
-            await self._send_events(events)
-            if sent >= 0:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sent))]
-                done = await self._socket.sendmsg([reply], rights)
-                reply = reply[done:]
-            await self._send(reply)
+        self._stream.stage_reply(bytes(Record(result, flags.X_REPLY, cookie, payload)), sent)
+        await self._stream.flush()
 
     async def _pump(self) -> None:
         """Send events as they come."""
@@ -333,54 +312,19 @@ class Subscriber:
                 while True:
                     await self._bell.wait_rung()
                     if self._packets is not None:
-                        await self._packets.flush(queue, self._server.settled)
+                        await self._packets.flush(queue)
                         continue
                     while queue:
-                        async with self._sending:
-                            await self._send_events(self._take(_STREAM_CHUNK))
+                        self._stream.stage(queue, CHUNK)
+                        await self._stream.flush()
         except OSError as error:
             log.debug("subscriber gone: %r", error)
             self._socket.shutdown(socket.SHUT_RD)  # its requests end with it
         finally:
             self._pump_ended.set()
 
-    def _take(self, most: int) -> list[Item]:
-        events = self.instance.queue.take(most)
-        self._held += len(events)
-        return events
-
-    async def _send_events(self, events: list[Item]) -> None:
-        await self._server.settled()
-        chunk, count = bytearray(), 0
-        for item in events:
-            data = b"".join(packets_of(item))
-            if chunk and len(chunk) + len(data) > _STREAM_CHUNK:
-                await self._send_counted(chunk, count)
-                chunk, count = bytearray(), 0
-            chunk += data
-            count += 1
-        if chunk:
-            await self._send_counted(chunk, count)
-
-    async def _send_counted(self, chunk: bytearray, count: int) -> None:
-        if not syscalls.unread_by_peer(self._socket.fileno()):
-            self._ahead.clear()
-        await self._send(chunk)
-        self._held -= count
-        self._ahead.append(count)
-
-    async def _send(self, data: bytes | bytearray) -> None:
-        with memoryview(data) as view:
-            done = 0
-            while done < len(view):
-                done += await self._socket.send(view[done:])
-
     def _unread(self) -> int:
-        if self._packets is not None:
-            return self._packets.unread()
-        if not syscalls.unread_by_peer(self._socket.fileno()):
-            self._ahead.clear()
-        return self._held + sum(self._ahead)
+        return self._stream.unread() if self._packets is None else self._packets.unread()
 
     def _discard_input(self) -> None:
         # Closing with unread requests would turn the client's end of file into ECONNRESET
@@ -390,126 +334,6 @@ class Subscriber:
                 pass
         except OSError:
             pass  # nothing more to read, or gone: both are what we want
-
-
-class Packets:
-    """The event descriptor: a packet socket on which each record is one packet.
-
-    The client's end is kept open as well: FIONREAD on it tells to the byte what the client has
-    not read.
-    """
-
-    def __init__(self) -> None:
-        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
-        try:
-            self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
-        except PermissionError:
-            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACKET_BUFFER)
-        self._waiting: deque[bytes] = deque()  # of one event, taken and not sent yet
-        self._sent: deque[tuple[int, int]] = deque()  # bytes and events in each packet, perhaps unread
-        self._sent_bytes = 0
-
-    def close(self) -> None:
-        """Close both ends here; the client's own descriptor then reads end of file."""
-        self._ours.close()
-        self.theirs.close()
-
-    @property
-    def waiting(self) -> int:
-        """Bytes taken from the queue that the socket had no room for."""
-        return sum(map(len, self._waiting))
-
-    def push(self, queue: Queue, most: int) -> bool:
-        """Send at most *most* events, as far as there is room; whether that was room enough."""
-        while True:
-            while self._waiting:
-                packet = self._waiting[0]
-                try:
-                    self._ours.send(packet)
-                except BlockingIOError:
-                    return False
-                self._waiting.popleft()
-                self._sent.append((len(packet), 0 if self._waiting else 1))
-                self._sent_bytes += len(packet)
-            taken = queue.take(0) if most > 0 else []
-            if not taken:
-                return True
-            most -= 1
-            self._waiting.extend(packets_of(taken[0]))
-
-    async def push_settled(self, queue: Queue, settled: Callable[[], Awaitable[None]]) -> bool:
-        """Send what is queued now and there is room for, once its changes can be seen."""
-        most = len(queue)
-        await settled()
-        return self.push(queue, most)
-
-    async def flush(self, queue: Queue, settled: Callable[[], Awaitable[None]]) -> None:
-        """Send all, as the client makes room."""
-        while queue or self._waiting:
-            if not await self.push_settled(queue, settled):
-                await trio.lowlevel.wait_writable(self._ours)
-
-    def unread(self) -> int:
-        """How many events the client has not read."""
-        unread = syscalls.readable_bytes(self.theirs.fileno())
-        while self._sent and self._sent_bytes > unread:
-            self._sent_bytes -= self._sent.popleft()[0]
-        return sum(events for _, events in self._sent) + bool(self._waiting)
-
-
-class Descriptors(contextlib.ExitStack):
-    """The descriptors that came with one request: the first is kept, and all are closed in the end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._first = -1
-        self._count = 0
-        self._truncated = False
-
-    def __bool__(self) -> bool:
-        return bool(self._count) or self._truncated
-
-    def take(self, ancillary: list[tuple[int, int, bytes]], *, truncated: bool) -> None:
-        """Take over what recvmsg(2) received."""
-        self._truncated |= truncated
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                for (fd,) in struct.iter_unpack("i", data[: len(data) // 4 * 4]):
-                    self._count += 1
-                    if self._count == 1:
-                        self._first = fd
-                        self.callback(close_safely, fd)
-                    else:  # no request takes two, and one that never ends must not hoard them
-                        close_safely(fd)
-
-    def only(self) -> int:
-        """The one descriptor; EINVAL for several, EMFILE where the kernel had no room for it."""
-        if self._truncated:
-            raise OSError(errno.EMFILE, "no room for the descriptor")
-        if self._count > 1:
-            raise OSError(errno.EINVAL, "more than one descriptor")
-        return self._first
-
-
-def close_safely(fd: int) -> None:
-    """Close a descriptor of a client's.
-
-    close(2) of anything but an ``O_PATH`` one may send a FLUSH, to this very daemon if the file is
-    on our mount, and wait for its answer: a thread can, the main loop cannot.
-    """
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
-        os.close(fd)
-        return
-    trio.lowlevel.start_thread_soon(lambda: os.close(fd), lambda _outcome: None)
-
-
-def packets_of(item: Item) -> Iterator[bytes]:
-    """The records of one event: its origin, if it has one, and itself."""
-    record, origin = item
-    if origin is not None:
-        yield bytes(Record(record.wd, flags.X_ORIGIN, record.cookie, bytes(origin)))
-    yield bytes(record)
 
 
 def peer_of(sock: trio.socket.SocketType) -> Peer:

@@ -1,0 +1,168 @@
+"""How records leave: in the connection's stream, or as packets on a descriptor of their own.
+
+Both know how much of what they sent the subscriber has not read, because that is still in the
+queue as far as inotify is concerned.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from notifyfs import syscalls
+from notifyfs.core import flags
+from notifyfs.core.wire import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from notifyfs.core.queue import Item, Queue
+
+CHUNK: Final = 2048
+"""Bytes sent at once in a stream."""
+
+# In a stream only the whole socket tells whether what was sent was read. So little is sent ahead:
+# the kernel makes this its minimum (SOCK_MIN_SNDBUF, 4,608), which holds at most nine of the
+# smallest buffers.
+_STREAM_BUFFER: Final = 1
+_STREAM_AHEAD: Final = 9
+# On an event descriptor: room for a full queue of the usual size (768 bytes of kernel memory for
+# a short record, measured), so that all is there to be read when a barrier has answered.
+_PACKET_BUFFER: Final = 8 << 20
+_SO_SNDBUFFORCE: Final = 32
+
+
+class Stream:
+    """The connection itself. What is staged is sent in that order, by whoever flushes."""
+
+    def __init__(self, sock: trio.socket.SocketType, settled: Callable[[], Awaitable[None]]) -> None:
+        self._socket = sock
+        self._settled = settled
+        self._sending = trio.Lock()
+        self._staged: deque[tuple[bytes, int, int]] = deque()  # bytes, the events in them, a descriptor or -1
+        self._held = 0  # events staged and not sent yet
+        self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+
+    def stage(self, queue: Queue, most: int) -> None:
+        """Take at least one event, and at most *most* bytes of them, to be sent next."""
+        chunk, count = b"", 0
+        for item in queue.take(most):
+            data = b"".join(packets_of(item))
+            if chunk and len(chunk) + len(data) > CHUNK:
+                self._staged.append((chunk, count, -1))
+                chunk, count = b"", 0
+            chunk += data
+            count += 1
+            self._held += 1
+        if chunk:
+            self._staged.append((chunk, count, -1))
+
+    def stage_reply(self, reply: bytes, descriptor: int = -1) -> None:
+        """Send *reply* next, and *descriptor* with it."""
+        self._staged.append((reply, 0, descriptor))
+
+    async def flush(self) -> None:
+        """Send all that is staged."""
+        async with self._sending:
+            while self._staged:
+                await self._settled()
+                data, events, descriptor = self._staged.popleft()
+                if not syscalls.unread_by_peer(self._socket.fileno()):
+                    self._ahead.clear()
+                await self._send(data, descriptor)
+                self._held -= events
+                self._ahead.append(events)
+
+    async def _send(self, data: bytes, descriptor: int) -> None:
+        done = 0
+        if descriptor >= 0:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
+            done = await self._socket.sendmsg([data], rights)
+        while done < len(data):
+            done += await self._socket.send(data[done:])
+
+    def unread(self) -> int:
+        """How many events the client has not read, at most."""
+        if not syscalls.unread_by_peer(self._socket.fileno()):
+            self._ahead.clear()
+        return self._held + sum(self._ahead)
+
+
+class Packets:
+    """The event descriptor: a packet socket on which each record is one packet.
+
+    The client's end is kept open as well: FIONREAD on it tells to the byte what the client has
+    not read.
+    """
+
+    def __init__(self, settled: Callable[[], Awaitable[None]]) -> None:
+        self._settled = settled
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+        try:
+            self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
+        except PermissionError:
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACKET_BUFFER)
+        self._waiting: deque[bytes] = deque()  # of one event, taken and not sent yet
+        self._sent: deque[tuple[int, int]] = deque()  # bytes and events in each packet, perhaps unread
+        self._sent_bytes = 0
+
+    def close(self) -> None:
+        """Close both ends here; the client's own descriptor then reads end of file."""
+        self._ours.close()
+        self.theirs.close()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes taken from the queue that the socket had no room for."""
+        return sum(map(len, self._waiting))
+
+    def push(self, queue: Queue, most: int) -> bool:
+        """Send at most *most* events, as far as there is room; whether that was room enough."""
+        while True:
+            while self._waiting:
+                packet = self._waiting[0]
+                try:
+                    self._ours.send(packet)
+                except BlockingIOError:
+                    return False
+                self._waiting.popleft()
+                self._sent.append((len(packet), 0 if self._waiting else 1))
+                self._sent_bytes += len(packet)
+            taken = queue.take(0) if most > 0 else []
+            if not taken:
+                return True
+            most -= 1
+            self._waiting.extend(packets_of(taken[0]))
+
+    async def push_settled(self, queue: Queue) -> bool:
+        """Send what is queued now and there is room for, once its changes can be seen."""
+        most = len(queue)
+        await self._settled()
+        return self.push(queue, most)
+
+    async def flush(self, queue: Queue) -> None:
+        """Send all, as the client makes room."""
+        while queue or self._waiting:
+            if not await self.push_settled(queue):
+                await trio.lowlevel.wait_writable(self._ours)
+
+    def unread(self) -> int:
+        """How many events the client has not read."""
+        unread = syscalls.readable_bytes(self.theirs.fileno())
+        while self._sent and self._sent_bytes > unread:
+            self._sent_bytes -= self._sent.popleft()[0]
+        return sum(events for _, events in self._sent) + bool(self._waiting)
+
+
+def packets_of(item: Item) -> Iterator[bytes]:
+    """The records of one event: its origin, if it has one, and itself."""
+    record, origin = item
+    if origin is not None:
+        yield bytes(Record(record.wd, flags.X_ORIGIN, record.cookie, bytes(origin)))
+    yield bytes(record)
