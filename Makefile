@@ -1,6 +1,8 @@
 # `make` alone lists the targets: every line "target: ## text" below.
 SHELL := bash
 VENV := .venv/bin
+# Mounting for other users, and being them, takes root: a user's tests run through sudo.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fast lint
@@ -14,8 +16,8 @@ setup: ## install what is missing: system packages, .venv
 demo: setup ## mount a tree, work on it, and see the events as they come
 	@scripts/demo
 
-test: setup ## every test, on real mounts (needs /dev/fuse): what CI runs
-	@$(VENV)/pytest
+test: lint ## lint, then every test, on real mounts (needs /dev/fuse and root, by sudo if need be): what CI runs
+	@$(AS_ROOT) $(VENV)/pytest
 
 fast: setup ## the pure tests only (no /dev/fuse)
 	@$(VENV)/pytest -m 'not mount'

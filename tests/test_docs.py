@@ -373,3 +373,15 @@ def test_the_source_changed_behind_the_mount_is_seen_within_the_time_that_is_sai
 
     assert (mount.root / "new").exists()
     wait_until(lambda: (mount.root / "f").read_bytes() == b"changed", 3, "the change behind the mount")
+
+
+def test_every_scenario_that_expects_something_else_of_notifyfs_has_its_row_in_parity() -> None:
+    rows_there = {spans(row[0])[0] if spans(row[0]) else row[0] for row in rows("parity.md", "Where they differ")}
+    scenarios = Path(__file__).parent / "scenarios"
+    differing = {
+        file.name.partition("-")[0]
+        for file in scenarios.glob("*.txt")
+        if any(line in {"--- notifyfs", "--- in-band", "--- event-fd"} for line in file.read_text("utf-8").splitlines())
+    }
+    assert differing
+    assert differing <= rows_there

@@ -235,7 +235,7 @@ def test_a_replaced_name_is_never_missing(place: Place) -> None:
     put("f", b"0" * 1000)
 
     def write() -> None:
-        for number in range(300):
+        for number in range(150):
             put("f.new", b"%d" % (number % 10) * 1000)
             os.rename("f.new", "f")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SESSIONS_A_MOUNT = 40
+SHRUNK_OF_A_KIND = 2
+"""How many failures that differ in the same bits are made small; the rest are only counted."""
+
+_MASKS = re.compile(r"^([-+])wd\d+ (\S+)", re.MULTILINE)
+
 SHRINKING = 30.0
 """Seconds that one failure may take to be made small."""
 
@@ -71,6 +77,7 @@ class Fuzzer:
         self._mounts: dict[tuple[str, ...], tuple[Mount, int]] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="notifyfs-fuzz-"))
         self._bases = 0
+        self._kinds: Counter[str] = Counter()
 
     def __enter__(self) -> Fuzzer:
         return self
@@ -199,7 +206,9 @@ class Fuzzer:
 
     def _made_small(self, seed: str, profile: Profile, steps: list[Step], error: BaseException) -> Finding:
         what = str(error)
-        if not isinstance(error, Difference) or profile.free:
+        kind = f"{type(error).__name__} {sorted(set(_MASKS.findall(what)))}"
+        self._kinds[kind] += 1
+        if not isinstance(error, Difference) or profile.free or self._kinds[kind] > SHRUNK_OF_A_KIND:
             return Finding(seed, profile.options, what, "\n".join(map(str, steps)))
 
         def fails(trial: list[Step]) -> bool:
@@ -256,17 +265,18 @@ class Fuzzer:
         return mount
 
     def _unmount(self, options: tuple[str, ...]) -> None:
-        self._mounts.pop(options)[0].finish()
+        try:
+            self._mounts.pop(options)[0].finish()
+        except AssertionError as error:
+            self._say(f"unmounting: {error}")
+            self.totals.findings.append(Finding("-", options, str(error), ""))
 
     def _start_again(self) -> None:
         for worker in self._workers:
             worker.kill()
         self._workers.clear()
         for options in list(self._mounts):
-            try:
-                self._unmount(options)
-            except AssertionError as error:
-                self._say(f"unmounting: {error}")
+            self._unmount(options)
 
 
 def text_of(session: Session, seed: str, profile: Profile) -> str:

@@ -368,7 +368,12 @@ class Generator:
         else:
             target = self._some("file", "file", "dir", "link", "special")
         # What hides a read or adds a write would end a ONESHOT watch on one side only.
-        return target and ("watch", target, mask(self._chance, oneshot=not self._profile.pages)) or None
+        if target is None:
+            return None
+        bits = mask(self._chance, oneshot=not self._profile.pages)
+        if not target.startswith("/"):  # DONT_FOLLOW would watch the link in /proc
+            bits = "|".join(bit for bit in bits.split("|") if bit != "DONT_FOLLOW") or "OPEN"
+        return "watch", target, bits
 
     def _unwatch(self) -> tuple[str, ...] | None:
         if not self._session.wds or self._chance.random() < 0.05:

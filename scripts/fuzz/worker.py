@@ -6,10 +6,12 @@ do without pause) and answers each with one line.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +38,11 @@ class Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
         )
         self.pid = self._process.pid
 
@@ -68,8 +74,9 @@ class Worker:
         return str(self.answer())
 
     def kill(self) -> None:
-        """End it, whatever it holds."""
-        self._process.kill()
+        """End it and what it forked, whatever they hold."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import stat
-import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -24,10 +23,11 @@ from notifyfs.answers import at_once, may_wait
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
-from notifyfs.origins import Caller, descriptor_path
+from notifyfs.origins import Caller
+from notifyfs.reporting import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
@@ -88,6 +88,7 @@ class Operations(pyfuse3.Operations):
         self.watches = watches
         self.handles: dict[int, Handle] = {}
         self.settling = settling
+        self.report = Reporter(watches, settling, TIMEOUTS[cache])
         self.deaths = deaths
         self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
         self._socket = socket
@@ -96,20 +97,13 @@ class Operations(pyfuse3.Operations):
         if access != "off":
             watches.listening = self._drop_pages
         self._own = (os.geteuid(), os.getegid())
-        # The name by which a thread has just looked up a file that has several: FUSE's next
-        # request from that thread names only the inode.
-        self._looked: dict[int, Entry] = {}
-        # The name of a file that had only this one until it was linked, and until when the kernel
-        # may still use it without a LOOKUP.
-        self._cached: dict[Inode, tuple[Entry, float]] = {}
 
     # Names
 
     @at_once
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         entry, found = self.backing.look(self.inodes[parent_inode], name)
-        if entry.inode.names is not None:
-            self._remember(ctx.pid, entry)
+        self.report.looked_up(ctx.pid, entry)
         return self._told(entry.inode, found)
 
     def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
@@ -146,11 +140,11 @@ class Operations(pyfuse3.Operations):
     @at_once
     def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent, node = self.inodes[new_parent_inode], self.inodes[inode]
-        self._looked.pop(ctx.pid, None)
+        self.report.moved_on(ctx.pid)
         with self.backing.borrowed(node) as fd:
             os.link(magic(fd), new_name, dst_dir_fd=self.backing.fd(parent), follow_symlinks=True)
         if node.names is None:
-            self._note_cached(node)
+            self.report.linked(node)
         return self._made("link", parent, new_name, ctx)
 
     @at_once
@@ -172,15 +166,15 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
-        self._looked.pop(ctx.pid, None)
+        self.report.moved_on(ctx.pid)
         subject = self._entry_at(source, name_old)
         if flags & syscalls.RENAME_EXCHANGE:
             other = self._entry_at(target, name_new)
             self._rename(source, name_old, target, name_new, flags)
             self.inodes.exchange(subject, other)
             places = (parent_inode_old, parent_inode_new)
-            self.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()), changed=places)
-            self.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()), changed=places)
+            self.report.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()), changed=places)
+            self.report.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()), changed=places)
             return
         victim, fd = None, -1
         if not flags & syscalls.RENAME_NOREPLACE:
@@ -194,7 +188,7 @@ class Operations(pyfuse3.Operations):
                 os.close(fd)
             raise
         self.inodes.move(subject, target, name_new)
-        self.tell(
+        self.report.tell(
             "rename",
             subject,
             ctx,
@@ -248,7 +242,7 @@ class Operations(pyfuse3.Operations):
         )
         found = os.fstat(fd)
         if operation is not None:
-            self._tell_change(operation, node, ctx, handle)
+            self.report.tell_change(operation, node, ctx, handle.entry if handle else None)
         return self._attributes(node, found)
 
     @at_once
@@ -267,13 +261,13 @@ class Operations(pyfuse3.Operations):
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         os.setxattr(magic(self.backing.fd(node)), name, value)
-        self._tell_change("attributes", node, ctx)
+        self.report.tell_change("attributes", node, ctx)
 
     @at_once
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         os.removexattr(magic(self.backing.fd(node)), name)
-        self._tell_change("attributes", node, ctx)
+        self.report.tell_change("attributes", node, ctx)
 
     @at_once
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -315,12 +309,12 @@ class Operations(pyfuse3.Operations):
         found = os.fstat(fd)
         entry = self.inodes.enter(parent, name, found.st_dev, found.st_ino, is_dir=False)
         info = self._handle(fd, entry, flags, ctx, found)
-        self.tell("create", entry, ctx)
+        self.report.tell("create", entry, ctx)
         return info, self._told(entry.inode, found)
 
     @at_once
     def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        return self._open(self._reached(self.inodes[inode], ctx)[0], flags, ctx)
+        return self._open(self.report.reached(self.inodes[inode], ctx)[0], flags, ctx)
 
     @may_wait
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
@@ -329,7 +323,7 @@ class Operations(pyfuse3.Operations):
         if data is None:
             data = await trio.to_thread.run_sync(os.pread, handle.fd, size, off, abandon_on_cancel=True)
         if data and self._access != "off":
-            self._tell("read", handle.entry, handle.caller)
+            self.report.tell_by("read", handle.entry, handle.caller)
         return data
 
     @at_once
@@ -341,7 +335,7 @@ class Operations(pyfuse3.Operations):
                 written += os.pwrite(handle.fd, buf[written:], off + written)
             except OSError:
                 break  # what was written counts; the caller's next write will hear of it
-        self._tell("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
+        self.report.tell_by("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
         return written
 
     @at_once
@@ -364,7 +358,7 @@ class Operations(pyfuse3.Operations):
         node = self.inodes[inode]
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.backing.fd(node))
         self._add_handle(fd, node.entry, ctx)
-        self.tell("open", node.entry, ctx)
+        self.report.tell("open", node.entry, ctx)
         return pyfuse3.FileHandleT(fd)
 
     @at_once
@@ -385,7 +379,7 @@ class Operations(pyfuse3.Operations):
             if name not in (b".", b".."):
                 inode.lookups += 1
         if self._access != "off":
-            self._tell("read", handle.entry, handle.caller)
+            self.report.tell_by("read", handle.entry, handle.caller)
 
     @at_once
     def releasedir(self, fh: FileHandleT) -> None:
@@ -395,43 +389,7 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         await trio.to_thread.run_sync(os.fsync, self.handles[fh].fd, abandon_on_cancel=True)
 
-    # Telling
-
-    def tell(
-        self,
-        operation: str,
-        entry: Entry,
-        ctx: RequestContext,
-        renamed: Renamed | None = None,
-        *,
-        dies: bool = False,
-        changed: Sequence[int] = (),
-    ) -> None:
-        """Tell an operation that *ctx*'s caller has just done. *changed*: see ``Settling.mark``."""
-        if self.watches.total:
-            caller = Caller(ctx.pid, ctx.uid, ctx.gid)
-            self._tell(operation, entry, caller, renamed, dies=dies, changed=changed)
-
-    def _tell(
-        self,
-        operation: str,
-        entry: Entry,
-        caller: Caller,
-        renamed: Renamed | None = None,
-        *,
-        dies: bool = False,
-        others: Sequence[Entry] = (),
-        changed: Sequence[int] = (),
-    ) -> None:
-        watches = self.watches
-        told = watches.sequence
-        try:
-            watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
-            if changed and (watches.sequence != told or watches.undecided):
-                self.settling.mark(*changed)
-        except Exception:
-            # The operation was done: its caller must hear so, whatever became of the event.
-            log.exception("telling %s of %r failed", operation, entry)
+    # Doing
 
     def _drop_pages(self, inode: Inode, mask: int) -> None:
         """Open files that are now watched for reads: let each be told once more (see ``_handle``)."""
@@ -448,51 +406,6 @@ class Operations(pyfuse3.Operations):
                 file.pages = None
                 notes.drop_pages(file.number)
                 self.settling.mark()  # the watch is answered when that is done
-
-    def _remember(self, thread: int, entry: Entry) -> None:
-        self._looked.pop(thread, None)
-        self._looked[thread] = entry
-        if len(self._looked) > 1024:  # noqa: PLR2004 - more threads than are ever between two requests
-            del self._looked[next(iter(self._looked))]
-
-    def _reached(self, inode: Inode, ctx: RequestContext) -> list[Entry]:
-        """The name through which the caller reached *inode*; or all that it may be, the likeliest first."""
-        names = inode.names
-        if names is None:
-            return [inode.entry]
-        looked = self._looked.pop(ctx.pid, None)
-        if looked is not None and looked.inode is inode and looked.live:
-            return [looked]
-        # No LOOKUP came before: it was reached by a descriptor, or by the one name that the kernel
-        # may use without asking.
-        used = [name for name in names if name.uses]
-        cached, until = self._cached.get(inode, (inode.entry, 0.0))
-        if until > time.monotonic() and cached.live:
-            used = [cached, *(name for name in used if name is not cached)]
-        used = used or [name for name in names if name.live]
-        if len(used) > 1:
-            path = descriptor_path(ctx.pid)
-            used = [name for name in used if path.endswith(b"/" + name.name)] or used
-        return used
-
-    def _note_cached(self, inode: Inode) -> None:
-        now = time.monotonic()
-        while self._cached and (oldest := next(iter(self._cached.items())))[1][1] < now:
-            del self._cached[oldest[0]]
-        self._cached.pop(inode, None)
-        self._cached[inode] = (inode.entry, now + self._timeout)
-        if self.settling.notes is not None:
-            self.settling.notes.expire(
-                inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None)
-            )
-
-    def _tell_change(self, operation: str, inode: Inode, ctx: RequestContext, handle: Handle | None = None) -> None:
-        """Tell a change of attributes, to each directory that Linux may have told."""
-        if self.watches.total:
-            entry, *others = self._reached(inode, ctx) if handle is None else [handle.entry]
-            self._tell(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others, changed=(inode.number,))
-
-    # Doing
 
     @contextmanager
     def _making(self, ctx: RequestContext) -> Iterator[None]:
@@ -511,14 +424,14 @@ class Operations(pyfuse3.Operations):
 
     def _made(self, operation: str, parent: Inode, name: bytes, ctx: RequestContext) -> EntryAttributes:
         entry, found = self.backing.look(parent, name)
-        self.tell(operation, entry, ctx)
+        self.report.tell(operation, entry, ctx)
         return self._told(entry.inode, found)
 
     def _remove(
         self, operation: Literal["unlink", "rmdir"], parent_inode: InodeT, name: bytes, ctx: RequestContext
     ) -> None:
         parent = self.inodes[parent_inode]
-        self._looked.pop(ctx.pid, None)
+        self.report.moved_on(ctx.pid)
         entry, fd = self.backing.hold(parent, name)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
@@ -528,7 +441,7 @@ class Operations(pyfuse3.Operations):
             os.close(fd)
             self.inodes.reap(entry.inode)
             raise
-        self.tell(operation, entry, ctx, dies=dies, changed=(parent_inode,))
+        self.report.tell(operation, entry, ctx, dies=dies, changed=(parent_inode,))
         self._keep_removed(entry.inode, fd)
 
     def _keep_removed(self, inode: Inode, fd: int) -> None:
@@ -562,7 +475,7 @@ class Operations(pyfuse3.Operations):
             os.close(fd)
             raise
         info = self._handle(fd, entry, flags, ctx, found)
-        self.tell("open and truncate" if flags & os.O_TRUNC else "open", entry, ctx)
+        self.report.tell("open and truncate" if flags & os.O_TRUNC else "open", entry, ctx)
         return info
 
     def _truncate(self, fd: int) -> None:
@@ -593,9 +506,9 @@ class Operations(pyfuse3.Operations):
     def _close(self, fh: FileHandleT) -> None:
         handle = self.handles.pop(fh)
         entry = handle.entry
-        self._tell("close after writing" if handle.writable else "close", entry, handle.caller)
+        self.report.tell_by("close after writing" if handle.writable else "close", entry, handle.caller)
         for inode in self.inodes.drop(entry):
-            self._tell("die", inode.entry, handle.caller, dies=True)
+            self.report.tell_by("die", inode.entry, handle.caller, dies=True)
         os.close(handle.fd)
 
     def _listed(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result]:

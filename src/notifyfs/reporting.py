@@ -1,0 +1,130 @@
+"""From what was done to what is told: through which name, and by whom.
+
+FUSE names an inode where inotify names an entry. A handle remembers the entry it was opened
+through; for the rest this finds out, or gives every entry that it may have been.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from notifyfs.origins import Caller, descriptor_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyfuse3 import RequestContext
+
+    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.rules import Renamed
+    from notifyfs.core.watches import Watches
+    from notifyfs.settling import Settling
+
+log = logging.getLogger(__name__)
+
+_MOST_THREADS: Final = 1024  # more than are ever between a LOOKUP and the request that it was for
+
+
+class Reporter:
+    """Tells the watches of each operation. *timeout*: seconds that the kernel may use an entry without asking."""
+
+    def __init__(self, watches: Watches, settling: Settling, timeout: float) -> None:
+        self._watches = watches
+        self._settling = settling
+        self._timeout = timeout
+        # The name by which a thread has just looked up a file that has several: FUSE's next
+        # request from that thread names only the inode.
+        self._looked: dict[int, Entry] = {}
+        # The name of a file that had only this one until it was linked, and until when the kernel
+        # may still use it without a LOOKUP.
+        self._cached: dict[Inode, tuple[Entry, float]] = {}
+
+    def tell(  # noqa: PLR0913 - see Watches.tell
+        self,
+        operation: str,
+        entry: Entry,
+        ctx: RequestContext,
+        renamed: Renamed | None = None,
+        *,
+        dies: bool = False,
+        changed: Sequence[int] = (),
+    ) -> None:
+        """Tell an operation that *ctx*'s caller has just done. *changed*: see ``Settling.mark``."""
+        if self._watches.total:
+            caller = Caller(ctx.pid, ctx.uid, ctx.gid)
+            self.tell_by(operation, entry, caller, renamed, dies=dies, changed=changed)
+
+    def tell_by(  # noqa: PLR0913 - see Watches.tell
+        self,
+        operation: str,
+        entry: Entry,
+        caller: Caller,
+        renamed: Renamed | None = None,
+        *,
+        dies: bool = False,
+        others: Sequence[Entry] = (),
+        changed: Sequence[int] = (),
+    ) -> None:
+        """Tell an operation that *caller* has just done, or did the open(2) for."""
+        watches = self._watches
+        told = watches.sequence
+        try:
+            watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
+            if changed and (watches.sequence != told or watches.undecided):
+                self._settling.mark(*changed)
+        except Exception:
+            # The operation was done: its caller must hear so, whatever became of the event.
+            log.exception("telling %s of %r failed", operation, entry)
+
+    def looked_up(self, thread: int, entry: Entry) -> None:
+        """Remember that *thread* has just looked this name up, if its file has others."""
+        if entry.inode.names is None:
+            return
+        self._looked.pop(thread, None)
+        self._looked[thread] = entry
+        if len(self._looked) > _MOST_THREADS:
+            del self._looked[next(iter(self._looked))]
+
+    def reached(self, inode: Inode, ctx: RequestContext) -> list[Entry]:
+        """The name through which the caller reached *inode*; or all that it may be, the likeliest first."""
+        names = inode.names
+        if names is None:
+            return [inode.entry]
+        looked = self._looked.pop(ctx.pid, None)
+        if looked is not None and looked.inode is inode and looked.live:
+            return [looked]
+        # No LOOKUP came before: it was reached by a descriptor, or by the one name that the kernel
+        # may use without asking.
+        used = [name for name in names if name.uses]
+        cached, until = self._cached.get(inode, (inode.entry, 0.0))
+        if until > time.monotonic() and cached.live:
+            used = [cached, *(name for name in used if name is not cached)]
+        used = used or [name for name in names if name.live]
+        if len(used) > 1:
+            path = descriptor_path(ctx.pid)
+            used = [name for name in used if path.endswith(b"/" + name.name)] or used
+        return used
+
+    def linked(self, inode: Inode) -> None:
+        """*inode*, until now with one name, is getting another: make the kernel ask for the first again."""
+        now = time.monotonic()
+        while self._cached and (oldest := next(iter(self._cached.items())))[1][1] < now:
+            del self._cached[oldest[0]]
+        self._cached.pop(inode, None)
+        self._cached[inode] = (inode.entry, now + self._timeout)
+        if self._settling.notes is not None:
+            self._settling.notes.expire(
+                inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None)
+            )
+
+    def tell_change(self, operation: str, inode: Inode, ctx: RequestContext, entry: Entry | None = None) -> None:
+        """Tell a change of attributes: through *entry*, or else to each directory that Linux may have told."""
+        if self._watches.total:
+            entry, *others = self.reached(inode, ctx) if entry is None else [entry]
+            self.tell_by(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others, changed=(inode.number,))
+
+    def moved_on(self, thread: int) -> None:
+        """*thread*'s last lookup was for a request that changes names: it says nothing of the next one."""
+        self._looked.pop(thread, None)
