@@ -8,7 +8,7 @@ import os
 import stat
 import struct
 import subprocess
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
 
@@ -69,7 +69,7 @@ class Directory:
         while (entry := self.read()) is not None:
             yield entry
 
-    def __enter__(self) -> Directory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: S311 - the same random bytes each time are wanted
 """Opening, reading and writing; and what FUSE or pyfuse3 cannot do, with what applications do instead."""
 
 from __future__ import annotations
@@ -400,7 +401,7 @@ def test_statfs_is_the_sources(place: Place) -> None:
         assert os.fstatvfs(fd).f_namemax == 255
 
 
-# What FUSE or pyfuse3 do not have (passthrough.md): the plain directory can, the mount says so, and programs do without.
+# What FUSE or pyfuse3 do not have: the plain directory can, the mount says that it cannot, and programs do without.
 
 
 @by_both

@@ -1,3 +1,4 @@
+# ruff: noqa: S606 - exec(2) itself is tested
 """What programs build on: locks, mapped files, programs started from the tree, SQLite."""
 
 from __future__ import annotations

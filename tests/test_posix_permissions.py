@@ -1,3 +1,4 @@
+# ruff: noqa: S606 - exec(2) itself is tested
 """Who may do what, and whom new files belong to: on a plain directory and on a mount by root for all users."""
 
 from __future__ import annotations

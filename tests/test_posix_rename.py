@@ -1,3 +1,4 @@
+# ruff: noqa: S108 - a tmpfs that every Linux has: another device
 """rename(2) in all its forms."""
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def test_a_replaced_name_is_never_missing(place: Place) -> None:
 
 @pytest.mark.parametrize("directories", [False, True], ids=["files", "directories"])
 @by_both
-def test_names_that_two_processes_exchange_all_the_time(place: Place, directories: bool) -> None:
+def test_names_that_two_processes_exchange_all_the_time(place: Place, *, directories: bool) -> None:
     for name in ("a", "b"):
         if directories:
             os.mkdir(name)

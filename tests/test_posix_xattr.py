@@ -230,14 +230,14 @@ def test_the_mount_names_its_socket(place: Place) -> None:
 # Access control lists
 
 
-def entries(user: int = 6, named: int = 4, group: int = 0, mask: int = 4, others: int = 0, uid: int = USER) -> bytes:
-    """A list with one named user."""
+def entries(user: int = 6, named: int = 4, group: int = 0, mask: int = 4, uid: int = USER) -> bytes:
+    """A list with one named user, and nothing for others."""
     return acl(
         (USER_OBJ, user, NOBODY),
         (USER_TAG, named, uid),
         (GROUP_OBJ, group, NOBODY),
         (MASK, mask, NOBODY),
-        (OTHERS, others, NOBODY),
+        (OTHERS, 0, NOBODY),
     )
 
 
@@ -290,7 +290,7 @@ def test_a_named_group_also_a_supplementary_one(place: Place) -> None:
 @by_both
 def test_a_default_list_is_inherited_and_replaces_the_umask(place: Place) -> None:
     os.mkdir("d", 0o755)
-    default = entries(user=7, named=7, group=5, mask=7, others=0, uid=OTHER)
+    default = entries(user=7, named=7, group=5, mask=7, uid=OTHER)
     os.setxattr("d", DEFAULT, default)
     os.umask(0o077)
     put("d/f", mode=0o666)
@@ -301,9 +301,9 @@ def test_a_default_list_is_inherited_and_replaces_the_umask(place: Place) -> Non
     os.mkdir("d/sub/subsub", 0o700)
 
     assert mode_of("d/f") == 0o660
-    assert os.getxattr("d/f", ACCESS) == entries(user=6, named=7, group=5, mask=6, others=0, uid=OTHER)
+    assert os.getxattr("d/f", ACCESS) == entries(user=6, named=7, group=5, mask=6, uid=OTHER)
     assert mode_of("d/g") == 0o600
-    assert os.getxattr("d/g", ACCESS) == entries(user=6, named=7, group=5, mask=0, others=0, uid=OTHER)
+    assert os.getxattr("d/g", ACCESS) == entries(user=6, named=7, group=5, mask=0, uid=OTHER)
     assert mode_of("d/p") == 0o660
     assert mode_of("d/sub") == 0o770
     assert os.getxattr("d/sub", DEFAULT) == os.getxattr("d/sub/subsub", DEFAULT) == default
@@ -322,7 +322,7 @@ def test_a_default_list_for_users_in_roots_directory(place: Place) -> None:
     os.mkdir("d")
     os.chown("d", 0, OTHER_GROUP)
     os.chmod("d", 0o2777)
-    os.setxattr("d", DEFAULT, entries(user=7, named=6, group=7, mask=7, others=4, uid=OTHER))
+    os.setxattr("d", DEFAULT, entries(user=7, named=6, group=7, mask=7, uid=OTHER))
 
     def body() -> None:
         os.umask(0o077)
@@ -330,7 +330,7 @@ def test_a_default_list_for_users_in_roots_directory(place: Place) -> None:
 
     as_user(body)
     found = os.stat("d/f")
-    assert (found.st_uid, found.st_gid, oct(found.st_mode)) == (USER, OTHER_GROUP, oct(stat.S_IFREG | 0o664))
+    assert (found.st_uid, found.st_gid, oct(found.st_mode)) == (USER, OTHER_GROUP, oct(stat.S_IFREG | 0o660))
     as_user(lambda: put("d/f", b"the other"), uid=OTHER, gid=OTHER, groups=())
     assert get("d/f") == b"the other"
 

@@ -67,12 +67,18 @@ def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> L
     return theirs, kept
 
 
+def _without_reopened_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    """Opened through ``/proc/self/fd/N``: it may be told with another of the names, to another directory."""
+    return tuple([event for event in side if not event.name] for side in (theirs, ours))  # type: ignore[return-value]
+
+
 ROWS: Final = (
     Row("R1", "read from the page cache", "reads of pages in memory (R1, R2, W6) reach no FUSE daemon", _without_reads),
     Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_reads),
     Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
     Row("U4", "held by a path only", "O_PATH and working directories: only FORGET tells of them", _without_deaths),
     Row("N3", "changed through a descriptor", "FUSE names the inode: all possible names are told", _without_other_names),
+    Row("N3 (2)", "opened through a descriptor", "the same for opening /proc/self/fd/N", _without_reopened_names),
 )
 
 

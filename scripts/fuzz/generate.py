@@ -269,6 +269,8 @@ class Generator:
 
     def _reopen(self) -> tuple[str, ...] | None:
         handle = self._handle("file")
+        if handle and self._session.handles[handle].ino in self._session.several and self._chance.random() < 0.9:
+            return None  # the session ends with it
         return handle and ("open", handle, self._chance.choice(["RDONLY", "RDWR"]), "as", self._new()) or None
 
     def _close(self) -> tuple[str, ...] | None:

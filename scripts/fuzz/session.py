@@ -91,7 +91,8 @@ class Session:
         self.wds: dict[tuple[int, int], str] = {}
         self.away: set[int] = set()
         self._workers = workers
-        self._several: set[int] = set()
+        self.several: set[int] = set()
+        """Inode numbers of files that have had more than one name."""
         self.base.mkdir(parents=True)
         for worker in workers:
             worker.begin(self.base)
@@ -160,6 +161,8 @@ class Session:
             self.facts.add(fact)
             self.read_all()
             self.facts.discard(fact)
+            if step.verb == "open":
+                raise Ended  # what comes of this handle may have the other name, too
         return result
 
     def read_all(self) -> None:
@@ -174,7 +177,9 @@ class Session:
         # Opening a FIFO waits for its other end, and a device is none of FUSE's business (parity: O6).
         if step.verb in _BLOCKING and step.arguments[0].startswith("/"):
             found = self._found(step.arguments[0])
-            return found is not None and _kind(found.st_mode) == "special"
+            # commands.Files leaves open what it could not read.
+            useless = {"special"} if step.verb == "open" else {"special", "dir"}
+            return found is not None and _kind(found.st_mode) in useless
         return False
 
     def _passing_fact(self, step: Step) -> str:
@@ -182,7 +187,9 @@ class Session:
         if step.verb == "readv":
             return "readv of nothing"
         targets = [word for word in step.arguments[:2] if word in self.handles]
-        several = any(self.handles[word].ino in self._several for word in targets)
+        several = any(self.handles[word].ino in self.several for word in targets)
+        if several and step.verb == "open":
+            return "opened through a descriptor"
         return "changed through a descriptor" if several and step.verb in _BY_DESCRIPTOR else ""
 
     def _note(self, step: Step, result: str) -> None:
@@ -214,7 +221,7 @@ class Session:
             self.facts.add("held by a path only")
             (self.away.discard if words[0] == "/.." else self.away.add)(step.process)
         elif verb in {"link", "linkfd"} and (found := self._found(words[1])) is not None:
-            self._several.add(found.st_ino)
+            self.several.add(found.st_ino)
 
     def _note_open(self, step: Step, words: tuple[str, ...]) -> None:
         how = words[1] if len(words) == 4 else "RDONLY"  # noqa: PLR2004 - TARGET FLAGS as HANDLE

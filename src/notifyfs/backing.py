@@ -12,14 +12,16 @@ import os
 import stat
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.core.inodes import Inodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from notifyfs.core.inodes import Entry, Inode
+
+T = TypeVar("T")
 
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -39,6 +41,7 @@ class Backing:
         self._root = root
         self._kept: OrderedDict[Inode, int] = OrderedDict()
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
+        self._lent: dict[Inode, list[int]] = {}
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -71,10 +74,14 @@ class Backing:
         fd = self._known(inode)
         if fd is not None:
             return os.fstat(fd)
-        if inode.is_dir or not inode.entry.live:
+        if inode.is_dir:
             return os.fstat(self._reopen(inode))
-        entry = inode.entry
-        return self._expected(inode, os.stat(entry.name, dir_fd=self.fd(entry.parent), follow_symlinks=False))
+
+        def by_name(entry: Entry) -> os.stat_result:
+            found = os.stat(entry.name, dir_fd=self.fd(entry.parent), follow_symlinks=False)
+            return self._expected(inode, found)
+
+        return self._through_a_name(inode, by_name)
 
     def look(self, parent: Inode, name: bytes) -> tuple[Entry, os.stat_result]:
         """Find *name* in *parent*, as the source has it now; ENOENT also tells the table."""
@@ -83,7 +90,7 @@ class Backing:
         except FileNotFoundError:
             self.inodes.vanish(parent, name)
             raise
-        return self._enter(parent, name, found), found
+        return self.enter(parent, name, found), found
 
     def hold(self, parent: Inode, name: bytes) -> tuple[Entry, int]:
         """Find *name* in *parent* and return it with an ``O_PATH`` descriptor for the caller to close or ``pin``."""
@@ -93,7 +100,7 @@ class Backing:
             self.inodes.vanish(parent, name)
             raise
         try:
-            return self._enter(parent, name, os.fstat(fd)), fd
+            return self.enter(parent, name, os.fstat(fd)), fd
         except BaseException:
             os.close(fd)
             raise
@@ -114,45 +121,76 @@ class Backing:
     def open(self, inode: Inode, flags: int) -> int:
         """Open the file *inode* with open(2)'s *flags*; the descriptor is the caller's."""
         fd = self._known(inode)
-        if fd is None and inode.entry.live:
-            entry = inode.entry
-            # O_NONBLOCK: should the name have become a FIFO behind our back, nobody waits for it.
-            fd = os.open(entry.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd(entry.parent))
-            try:
-                self._expected(inode, os.fstat(fd))
-            except BaseException:
-                os.close(fd)
-                raise
-            return fd
-        return os.open(magic(fd if fd is not None else self._reopen(inode)), flags | os.O_CLOEXEC)
+        if fd is not None:
+            return os.open(magic(fd), flags | os.O_CLOEXEC)
+        # O_NONBLOCK: should the name have become a FIFO behind our back, nobody waits for it.
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK
+        return self._through_a_name(inode, lambda entry: self._open_expected(inode, entry, flags))
+
+    def lend(self, inode: Inode, fd: int) -> None:
+        """*fd* is open on *inode*, until ``take_back``: as good a way to it as any."""
+        self._lent.setdefault(inode, []).append(fd)
+
+    def take_back(self, inode: Inode, fd: int) -> None:
+        """*fd* is going to be closed."""
+        lent = self._lent[inode]
+        lent.remove(fd)
+        if not lent:
+            del self._lent[inode]
 
     def _known(self, inode: Inode) -> int | None:
         fd = self._kept.get(inode)
-        if fd is None:
-            return self._pinned.get(inode)
-        self._kept.move_to_end(inode)
+        if fd is not None:
+            self._kept.move_to_end(inode)
+            return fd
+        fd = self._pinned.get(inode)
+        return self._lent[inode][-1] if fd is None and inode in self._lent else fd
+
+    def _through_a_name(self, inode: Inode, attempt: Callable[[Entry], T]) -> T:
+        """Try each name of *inode* that is still thought to lead to it; ESTALE when none does any more."""
+        while inode.entry.live:
+            entry = inode.entry
+            try:
+                return attempt(entry)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+                    raise
+                self.inodes.vanish(entry.parent, entry.name)  # removed or replaced behind the mount's back
+        raise OSError(errno.ESTALE, "no name leads to this node any more", str(inode.number))
+
+    def _open_expected(self, inode: Inode, entry: Entry, flags: int) -> int:
+        fd = os.open(entry.name, flags | os.O_CLOEXEC, dir_fd=self.fd(entry.parent))
+        try:
+            self._expected(inode, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
-    def _enter(self, parent: Inode, name: bytes, found: os.stat_result) -> Entry:
-        return self.inodes.enter(parent, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode))
+    def enter(self, parent: Inode, name: bytes, found: os.stat_result) -> Entry:
+        """Note what *name* in *parent* was just *found* to be."""
+        return self.inodes.enter(
+            parent,
+            name,
+            found.st_dev,
+            found.st_ino,
+            is_dir=stat.S_ISDIR(found.st_mode),
+            links=found.st_nlink,
+        )
 
     def _reopen(self, inode: Inode) -> int:
         # Not recursive: a tree may be deeper than Python's stack.
         missing = []
         place = inode
-        while (fd := self._kept.get(place, self._pinned.get(place, -1))) < 0:
+        while self._known(place) is None:
             if not place.entry.live:
                 raise OSError(errno.ESTALE, "no name leads to this node any more", str(inode.number))
             missing.append(place)
             place = place.entry.parent
-        for place in reversed(missing):
-            fd = os.open(place.entry.name, O_PATH, dir_fd=fd)
-            try:
-                self._expected(place, os.fstat(fd))
-            except BaseException:
-                os.close(fd)
-                raise
-            self._keep(place, fd)
+        for place in reversed(missing[1:]):
+            self._keep(place, self._open_expected(place, place.entry, O_PATH))
+        fd = self._through_a_name(inode, lambda entry: self._open_expected(inode, entry, O_PATH))
+        self._keep(inode, fd)
         return fd
 
     def _keep(self, inode: Inode, fd: int) -> None:

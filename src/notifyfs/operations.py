@@ -260,7 +260,10 @@ class Operations(pyfuse3.Operations):
     @at_once
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
-        os.setxattr(magic(self.backing.fd(node)), name, value)
+        fd = self.backing.fd(node)
+        os.setxattr(magic(fd), name, value)
+        if name == b"system.posix_acl_access":
+            self._strip_setgid(fd, ctx)
         self.report.tell_change("attributes", node, ctx)
 
     @at_once
@@ -307,7 +310,7 @@ class Operations(pyfuse3.Operations):
                 raise OSError(errno.ESTALE, "appeared behind the mount", name) from None
             return self._open(entry, flags, ctx), self._told(entry.inode, found)
         found = os.fstat(fd)
-        entry = self.inodes.enter(parent, name, found.st_dev, found.st_ino, is_dir=False)
+        entry = self.backing.enter(parent, name, found)
         info = self._handle(fd, entry, flags, ctx, found)
         self.report.tell("create", entry, ctx)
         return info, self._told(entry.inode, found)
@@ -469,7 +472,7 @@ class Operations(pyfuse3.Operations):
         fd = self.backing.open(entry.inode, kept)
         try:
             if flags & os.O_TRUNC:
-                self._truncate(fd)
+                self._truncate(fd, ctx)
             found = os.fstat(fd)
         except BaseException:
             os.close(fd)
@@ -478,10 +481,10 @@ class Operations(pyfuse3.Operations):
         self.report.tell("open and truncate" if flags & os.O_TRUNC else "open", entry, ctx)
         return info
 
-    def _truncate(self, fd: int) -> None:
+    def _truncate(self, fd: int, ctx: RequestContext) -> None:
         # Not with O_TRUNC in open(2): the name might lead to another file by now, and that would
         # be empty before it could be checked. By the magic link, because O_RDONLY|O_TRUNC is legal.
-        if self._own[0]:
+        if self._own[0] or ctx.uid == 0:
             os.truncate(magic(fd), 0)
         else:
             with syscalls.without_fsetid():
@@ -501,15 +504,28 @@ class Operations(pyfuse3.Operations):
         if self.watches.origins:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
         self.inodes.use(entry)
+        self.backing.lend(entry.inode, fd)
         self.handles[fd] = Handle(fd, entry, caller, writable)
 
     def _close(self, fh: FileHandleT) -> None:
         handle = self.handles.pop(fh)
         entry = handle.entry
+        self.backing.take_back(entry.inode, handle.fd)
         self.report.tell_by("close after writing" if handle.writable else "close", entry, handle.caller)
         for inode in self.inodes.drop(entry):
             self.report.tell_by("die", inode.entry, handle.caller, dies=True)
         os.close(handle.fd)
+
+    @staticmethod
+    def _strip_setgid(fd: int, ctx: RequestContext) -> None:
+        """Clear setgid where a user outside the group has set an access list, as Linux does (posix_acl_update_mode)."""
+        found = os.fstat(fd)
+        if not found.st_mode & stat.S_ISGID or ctx.uid == 0 or found.st_gid == ctx.gid:
+            return
+        with suppress(OSError):  # the caller is visible in /proc, or counts as no member
+            if found.st_gid in pyfuse3.get_sup_groups(ctx.pid):
+                return
+        os.chmod(magic(fd), stat.S_IMODE(found.st_mode) & ~stat.S_ISGID)
 
     def _listed(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result]:
         if name == b".":
@@ -519,8 +535,7 @@ class Operations(pyfuse3.Operations):
             above = self.inodes.root if directory is self.inodes.root else directory.entry.parent
             return above, self.backing.stat(above)
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        entry = self.inodes.enter(directory, name, found.st_dev, found.st_ino, is_dir=stat.S_ISDIR(found.st_mode))
-        return entry.inode, found
+        return self.backing.enter(directory, name, found).inode, found
 
     # Answering
 
@@ -532,6 +547,7 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
         answer = EntryAttributes()
         answer.st_ino = pyfuse3.InodeT(inode.number)
+        answer.generation = inode.generation
         answer.st_mode = pyfuse3.ModeT(found.st_mode)
         answer.st_nlink = found.st_nlink
         answer.st_uid = found.st_uid

@@ -130,13 +130,14 @@ def creating_as(uid: int, gid: int) -> Iterator[None]:
     """Create files that belong to this user, in this thread; permissions have been checked already.
 
     The kernel checks the caller under ``default_permissions``, supplementary groups included.
-    CAP_DAC_OVERRIDE is raised again so that the source does not check a second time without them.
+    CAP_DAC_OVERRIDE and CAP_FSETID are raised again so that the source does not check a second time
+    without them.
     """
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
     try:
         if uid:
-            _change_capabilities(add=_CAP_DAC_OVERRIDE)
+            _change_capabilities(add=_CAP_DAC_OVERRIDE | _CAP_FSETID)
         yield
     finally:
         _libc.setfsuid(os.geteuid())

@@ -48,6 +48,7 @@ class Inode:
         "children",
         "device",
         "entry",
+        "generation",
         "gone",
         "ino",
         "is_dir",
@@ -64,6 +65,8 @@ class Inode:
         self.device = device
         self.ino = ino
         self.is_dir = is_dir
+        self.generation = 0
+        """Raised when the number may belong to another file than before."""
         self.gone = False
         """Its numbers find it no more: its last link was removed, or it left the table."""
         self.lookups = 0
@@ -131,8 +134,10 @@ class Inodes:
                 return inode
         return self._elsewhere.get((device, ino))
 
-    def enter(self, parent: Inode, name: bytes, device: int, ino: int, *, is_dir: bool) -> Entry:
-        """Note that *name* in *parent* is (device, ino), as just seen in the source."""
+    def enter(  # noqa: PLR0913 - what stat(2) says of a name
+        self, parent: Inode, name: bytes, device: int, ino: int, *, is_dir: bool, links: int = 0
+    ) -> Entry:
+        """Note what *name* in *parent* is, as just seen in the source; *links*: how many it has, 0 if not known."""
         children = parent.children
         if children is None:
             children = parent.children = {}
@@ -155,9 +160,9 @@ class Inodes:
             found = self._create(device, ino, is_dir=is_dir)
             found.entry = children[name] = Entry(parent, name, found)
             return found.entry
-        if is_dir:
-            # A directory has one name: this one was moved behind the mount's back.
-            self._relocate(found.entry, parent, name)
+        if is_dir or (links == 1 and found.entry.live):
+            # Its one name was elsewhere until now.
+            self._moved_behind(found, parent, name)
             return found.entry
         entry = children[name] = Entry(parent, name, found)
         self._name(found, entry)
@@ -264,6 +269,17 @@ class Inodes:
     def _lose(self, entry: Entry) -> None:
         self._detach(entry)
         self.reap(entry.inode)
+
+    def _moved_behind(self, inode: Inode, parent: Inode, name: bytes) -> None:
+        if not (inode.is_dir or inode.in_use or inode.watches):
+            # Or it was removed and its number used again: nothing holds it, so it can be another file.
+            # The kernel takes an inode with another generation for a new one.
+            inode.generation += 1
+            inode.pages = None
+        for other in list(inode.names or ()):
+            if other is not inode.entry and other.live:
+                self._detach(other)
+        self._relocate(inode.entry, parent, name)
 
     def _relocate(self, entry: Entry, parent: Inode, name: bytes) -> None:
         old = entry.parent

@@ -1,0 +1,272 @@
+"""Daemons with few descriptors, and daemons of unprivileged users through fusermount3."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import Mount, wait_until
+from posix_support import (
+    EXCHANGE,
+    as_user,
+    become,
+    call,
+    fails,
+    get,
+    in_child,
+    mode_of,
+    opened,
+    put,
+    rename2,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytest_plugins = ["posix_support"]
+
+NAMED_USER, NAMED_GROUP = 65534, 65534  # fusermount3 wants one that /etc/passwd knows: nobody
+CLONE_NEWNS, MS_REC, MS_PRIVATE, MS_BIND = 0x20000, 0x4000, 1 << 18, 4096
+
+
+# Few descriptors
+
+
+@contextlib.contextmanager
+def started_by(monkeypatch: pytest.MonkeyPatch, wrapper: Path, *words: str) -> Iterator[None]:
+    """Daemons are started by *words* in the shell, which ends in the real Python."""
+    wrapper.write_text(f'#!/bin/sh\n{" ".join(words)} {sys.executable} "$@"\n', "utf-8")
+    wrapper.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(wrapper))
+        yield
+
+
+def make_tree(source: Path) -> int:
+    """5,000 files in 500 directories, three levels deep."""
+    for one in range(10):
+        for two in range(49):
+            directory = source / f"{one}/{two}"
+            directory.mkdir(parents=True)
+            for three in range(10):
+                os.mknod(directory / f"f{three}")
+        for three in range(10):
+            os.mknod(source / f"{one}/g{three}")
+    return 10 + 490 + 4900 + 100
+
+
+def walk(root: Path) -> int:
+    done = subprocess.run(["find", root, "-mindepth", "1", "-ls"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert not done.stderr
+    return done.stdout.count(b"\n")
+
+
+@pytest.mark.parametrize("limit", [256, 128])
+def test_a_walk_needs_few_descriptors(
+    mounted: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    with started_by(monkeypatch, tmp_path / "python", f"ulimit -n {limit}; exec"):
+        mount = mounted()
+    assert resource.prlimit(mount.pid, resource.RLIMIT_NOFILE) == (limit, limit)
+    count = make_tree(mount.source)
+
+    assert walk(mount.root) == count
+    assert len(os.listdir(f"/proc/{mount.pid}/fd")) < limit
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(opened(mount.root / f"{n % 10}/{n}/f1", os.O_RDWR)) for n in range(40)]
+        for number, fd in enumerate(held):
+            os.write(fd, b"%d" % number)
+        assert walk(mount.root) == count
+        assert [int(get(mount.source / f"{n % 10}/{n}/f1")) for n in range(40)] == list(range(40))
+    subprocess.run(["rm", "-r", *(mount.root / name for name in os.listdir(mount.root))], check=True)
+    assert not os.listdir(mount.source)
+
+
+def test_out_of_descriptors_is_emfile_and_passes(
+    mounted: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many open files as the daemon may have: an honest error, no short listing, and then all is well again."""
+    with started_by(monkeypatch, tmp_path / "python", "ulimit -n 256; exec"):
+        mount = mounted()
+    for number in range(400):
+        put(mount.source / f"f{number}", b"%d" % number)
+    with contextlib.ExitStack() as stack:
+        with fails(errno.EMFILE):
+            for number in range(400):
+                stack.enter_context(opened(mount.root / f"f{number}"))
+        try:
+            assert len(os.listdir(mount.root)) == 400
+        except OSError as error:
+            assert error.errno == errno.EMFILE  # noqa: PT017
+    # Each close is told to the daemon after close(2) has returned.
+    wait_until(lambda: len(os.listdir(f"/proc/{mount.pid}/fd")) < 100)
+    assert get(mount.root / "f399") == b"399"
+    assert len(os.listdir(mount.root)) == 400
+
+
+def test_a_lower_limit_while_it_runs(mount: Mount) -> None:
+    make_tree(mount.source)
+    walk(mount.root)
+    now = len(os.listdir(f"/proc/{mount.pid}/fd"))
+    resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, (now + 20, now + 20))
+    assert walk(mount.root) == 5500
+
+
+# A daemon of an unprivileged user, through fusermount3
+
+
+def own_device(base: Path) -> str:
+    """How users get at /dev/fuse here: by its mode, or by a node of this process's own mount namespace."""
+    if os.stat("/dev/fuse").st_mode & 0o006 == 0o006:
+        return "by its mode"
+    node = base / "fuse"
+    if not node.exists():
+        os.mknod(node, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+        node.chmod(0o666)
+    call("unshare", CLONE_NEWNS)
+    call("mount", b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
+    call("mount", bytes(node), b"/dev/fuse", None, ctypes.c_ulong(MS_BIND), None)
+    open_to_all(Path(sys.base_prefix))
+    return "by a node in a mount namespace of its own"
+
+
+def open_to_all(path: Path) -> None:
+    """Where a directory above *path* is closed to users (pyenv in /root): show them *path* alone, in this namespace."""
+    closed = next((each for each in reversed(path.parents) if not each.stat().st_mode & 1), None)
+    if closed is None:
+        return
+    with opened(path, os.O_PATH) as fd:
+        call("mount", b"none", bytes(closed), b"tmpfs", ctypes.c_ulong(0), b"mode=755")
+        path.mkdir(parents=True)
+        call("mount", b"/proc/self/fd/%d" % fd, bytes(path), None, ctypes.c_ulong(MS_BIND), None)
+
+
+def users_own(base: Path, name: str, body: Callable[[Mount], None]) -> None:
+    """Run *body* as a user, with a mount that this user has made."""
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    directory = base / name
+    directory.mkdir()
+    os.chown(directory, NAMED_USER, NAMED_GROUP)
+
+    def run() -> None:
+        os.environ["XDG_RUNTIME_DIR"] = str(directory)
+        mount = Mount(directory / "m", ())
+        try:
+            assert os.stat(f"/proc/{mount.pid}").st_uid == NAMED_USER
+            body(mount)
+            mount.check()
+        finally:
+            os.chdir("/")
+            mount.finish()
+
+    def first() -> None:
+        own_device(base)
+        become(NAMED_USER, NAMED_GROUP, ())
+
+    in_child(run, first)
+
+
+def test_a_users_own_mount_does_what_a_directory_does(fuse: None, posix_base: Path) -> None:
+    def body(mount: Mount) -> None:
+        plain = mount.root.parent / "plain"
+        plain.mkdir()
+        for root in (plain, mount.root):
+            os.chdir(root)
+            os.umask(0o027)
+            put("f", b"content", 0o666)
+            os.mkdir("d", 0o777)
+            assert (mode_of("f"), mode_of("d")) == (0o640, 0o750)
+            assert (os.stat("f").st_uid, os.stat("f").st_gid) == (NAMED_USER, NAMED_GROUP)
+            os.link("f", "d/h")
+            os.symlink("f", "l")
+            os.mkfifo("p")
+            os.rename("d", "e")
+            rename2(b"f", b"l", EXCHANGE)
+            os.setxattr("l", "user.a", b"b")
+            os.utime("l", ns=(1, 2))
+            assert (get("e/h"), os.stat("l").st_nlink, os.stat("l").st_mtime_ns) == (b"content", 2, 2)
+            with opened("gone", os.O_RDWR | os.O_CREAT) as fd:
+                os.unlink("gone")
+                os.write(fd, b"x")
+                os.fchmod(fd, 0o600)
+                os.ftruncate(fd, 100)
+                assert (os.fstat(fd).st_size, os.fstat(fd).st_nlink, mode_of(fd)) == (100, 0, 0o600)
+            os.chmod("l", 0)
+            with fails(errno.EACCES):
+                get("l")
+            os.chmod("l", 0o6755)
+            with opened("l", os.O_WRONLY) as fd:
+                os.write(fd, b"x")
+            assert mode_of("l") == 0o755, "setuid and setgid are cleared"
+            with fails(errno.EPERM):
+                os.chown("l", 0, -1)
+            with fails(errno.EPERM):
+                os.mknod("dev", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            assert sorted(os.listdir(".")) == ["e", "f", "l", "p"]
+
+    users_own(posix_base, "one", body)
+
+
+def test_a_users_own_mount_gives_no_rights_that_the_user_has_not(fuse: None, posix_base: Path) -> None:
+    def body(mount: Mount) -> None:
+        put(mount.source / "mine")
+        os.symlink("/etc/shadow", mount.source / "l")
+        with fails(errno.EACCES):
+            get(mount.root / "l")
+        assert get(mount.root / "mine") == b"content"
+
+    users_own(posix_base, "two", body)
+
+
+def test_a_users_own_mount_walks_with_few_descriptors(fuse: None, posix_base: Path) -> None:
+    def body(mount: Mount) -> None:
+        resource.prlimit(mount.pid, resource.RLIMIT_NOFILE)
+        count = make_tree(mount.source)
+        assert walk(mount.root) == count
+        subprocess.run(["rm", "-r", *(mount.root / name for name in os.listdir(mount.root))], check=True)
+
+    users_own(posix_base, "three", body)
+
+
+def test_root_is_kept_out_of_a_users_own_mount(fuse: None, posix_base: Path) -> None:
+    """FUSE's rule without allow_other, which is why the mount is tested in the user's own process."""
+
+    def body(mount: Mount) -> None:
+        done = subprocess.run(["stat", mount.root], capture_output=True, check=False)
+        assert done.returncode == 0
+        line = next(
+            line for line in Path("/proc/self/mountinfo").read_text("utf-8").split("\n") if str(mount.root) in line
+        )
+        assert f"user_id={NAMED_USER}" in line
+        assert "nosuid" in line
+        assert "nodev" in line
+        assert "allow_other" not in line
+
+    users_own(posix_base, "four", body)
+
+
+def test_a_mount_without_allow_other_is_closed_to_others(mount: Mount) -> None:
+    def body() -> int | None:
+        try:
+            os.stat(".")
+        except OSError as error:
+            return error.errno
+        return None
+
+    os.chdir(mount.root)
+    try:
+        assert as_user(body) == errno.EACCES
+    finally:
+        os.chdir("/")
