@@ -19,8 +19,8 @@ from posix_support import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytest_plugins = ["posix_support"]
 

@@ -284,15 +284,15 @@ class Generator:
         handle = self._handle("file", of="W") or self._handle("file")
         if handle is None:
             return None
-        return self._chance.choice(
-            [
-                ("write", handle, "text"),
-                ("pwrite", handle, "5", "x"),
-                ("writev", handle, "one", "two"),
-                ("fill", handle, "1000"),
-                ("posix_fallocate", handle, "0", "64"),
-            ]
-        )
+        kinds: list[tuple[str, ...]] = [
+            ("write", handle, "text"),
+            ("pwrite", handle, "5", "x"),
+            ("writev", handle, "one", "two"),
+            ("fill", handle, "1000"),
+        ]
+        if self._session.exact or self._profile.pages:
+            kinds.append(("posix_fallocate", handle, "0", "64"))
+        return self._chance.choice(kinds)
 
     def _read(self) -> tuple[str, ...] | None:
         handle = self._handle("file", of="RD")

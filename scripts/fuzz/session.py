@@ -37,7 +37,8 @@ _BLOCKING = frozenset({"touch", "put", "append", "cat", "open", "install", "chat
 _BY_DESCRIPTOR = frozenset({"chmod", "chown", "utimes", "setxattr", "removexattr", "open"})
 """With a handle as their target these reach FUSE as the inode alone."""
 
-_OF_PAGES = frozenset({"read", "pread", "readv", "copy", "sendfile", "splice", "willneed", "peek"})
+_OF_PAGES = frozenset({"read", "pread", "readv", "copy", "sendfile", "splice", "willneed", "peek", "posix_fallocate"})
+"""What may read a page that is in memory; posix_fallocate(3) reads a byte of each block that is there."""
 
 
 class Place(NamedTuple):
@@ -177,9 +178,7 @@ class Session:
         # Opening a FIFO waits for its other end, and a device is none of FUSE's business (parity: O6).
         if step.verb in _BLOCKING and step.arguments[0].startswith("/"):
             found = self._found(step.arguments[0])
-            # commands.Files leaves open what it could not read.
-            useless = {"special"} if step.verb == "open" else {"special", "dir"}
-            return found is not None and _kind(found.st_mode) in useless
+            return found is not None and _kind(found.st_mode) == "special"
         return False
 
     def _passing_fact(self, step: Step) -> str:

@@ -90,6 +90,13 @@ class Hands(Files):
         """Which descriptor it is, for ``/proc/PID/fd``."""
         return self._handles[handle]
 
+    def _close_unknown(self) -> None:
+        known = {0, 1, 2, *self._handles.values(), *(pipe for _, pipe in self._children.values())}
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number not in known:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(number)
+
     def _do(self, words: list[str]) -> str:
         verb, *arguments = words
         try:
@@ -100,6 +107,7 @@ class Hands(Files):
         except KeyError:
             return SKIPPED
         except OSError as error:
+            self._close_unknown()  # commands are written to succeed: `cat` of a directory leaves it open
             return errno.errorcode[error.errno or 0]
         return "" if result is None else str(result)
 
