@@ -9,9 +9,8 @@ from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.core import flags
-
 from fuzz.voices import Heard, is_file_access, merged
+from notifyfs.core import flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +34,16 @@ def _without_reads(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
     return tuple(merged([event for event in side if not is_file_access(event)]) for side in (theirs, ours))  # type: ignore[return-value]
 
 
+def _without_this_read(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    """Leave out the reads of the one operation in this window, and the end of the ONESHOT watches that heard it."""
+    heard = {event.wd for event in (*theirs, *ours) if is_file_access(event)}
+    kept = [
+        [e for e in side if not (is_file_access(e) or (e.mask & flags.IGNORED and e.wd in heard))]
+        for side in (theirs, ours)
+    ]
+    return kept[0], kept[1]
+
+
 def _without_modify(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
     return tuple(merged([event for event in side if event.mask != flags.MODIFY]) for side in (theirs, ours))  # type: ignore[return-value]
 
@@ -43,7 +52,7 @@ def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> L
     """Ends of watches are balanced over the session; a watch that has ended here only is silent."""
     dead = {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count < 0}
     kept: list[list[Heard]] = [[], []]
-    for side, events, sign in ((kept[0], theirs, 1), (kept[1], ours, -1)):
+    for events, sign in ((theirs, 1), (ours, -1)):
         for event in events:
             if event.mask & (flags.DELETE_SELF | flags.IGNORED):
                 ledger[event.wd, event.mask] += sign
@@ -54,7 +63,7 @@ def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> L
 
 
 def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
-    """notifyfs may tell more directories, or more names, of the one operation in this window; never fewer."""
+    """Our side may tell more directories, or more names, of the one operation in this window; never fewer."""
     kept: list[Heard] = []
     dropped = -1
     for event in ours:
@@ -67,18 +76,32 @@ def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> L
     return theirs, kept
 
 
-def _without_reopened_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
-    """Opened through ``/proc/self/fd/N``: it may be told with another of the names, to another directory."""
-    return tuple([event for event in side if not event.name] for side in (theirs, ours))  # type: ignore[return-value]
+def _without_this_open(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    """Opened through ``/proc/self/fd/N``: with another of the names, so to another directory, or past EXCL_UNLINK."""
+    heard = {event.wd for event in (*theirs, *ours) if event.mask & flags.OPEN}
+    kept = [
+        [e for e in side if not (e.mask & flags.OPEN or (e.mask & flags.IGNORED and e.wd in heard))]
+        for side in (theirs, ours)
+    ]
+    return kept[0], kept[1]
+
+
+def _without(theirs: list[Heard], ours: list[Heard], mask: int, ended: set[int]) -> Lists:
+    def other(event: Heard) -> bool:
+        return not event.mask & mask and not (event.mask & flags.IGNORED and event.wd in ended)
+
+    return [*filter(other, theirs)], [*filter(other, ours)]
 
 
 ROWS: Final = (
     Row("R1", "read from the page cache", "reads of pages in memory (R1, R2, W6) reach no FUSE daemon", _without_reads),
-    Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_reads),
+    Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_this_read),
     Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
-    Row("U4", "held by a path only", "O_PATH and working directories: only FORGET tells of them", _without_deaths),
-    Row("N3", "changed through a descriptor", "FUSE names the inode: all possible names are told", _without_other_names),
-    Row("N3 (2)", "opened through a descriptor", "the same for opening /proc/self/fd/N", _without_reopened_names),
+    Row("U4", "held by a path only", "O_PATH, working directories: only FORGET tells of them", _without_deaths),
+    Row(
+        "N3", "changed through a descriptor", "FUSE names the inode: all that it may be are told", _without_other_names
+    ),
+    Row("N3 (2)", "opened through a descriptor", "the same for opening /proc/self/fd/N", _without_this_open),
 )
 
 

@@ -1,5 +1,7 @@
 """The loop: sessions on mounts, the count of what was compared, and the findings."""
 
+# ruff: noqa: S311 - chance that can be repeated is what is wanted
+
 from __future__ import annotations
 
 import random
@@ -14,19 +16,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import attrs
 
 from conftest import Mount
-from notifyfs.core import flags
-
 from fuzz.allowed import ROWS
 from fuzz.generate import Generator, Profile, freely, mask
 from fuzz.session import HASTE, Difference, Ended, Session
 from fuzz.shrink import shrink, simplify
 from fuzz.steps import LISTENING, Step, together
 from fuzz.worker import Hung, Worker
+from notifyfs.core import flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 SESSIONS_A_MOUNT = 40
+REMOVING = 0.5
+"""How often a session ends by removing all that it has made."""
+
 SHRUNK_OF_A_KIND = 2
 """How many failures that differ in the same bits are made small; the rest are only counted."""
 
@@ -79,7 +84,7 @@ class Fuzzer:
         self._bases = 0
         self._kinds: Counter[str] = Counter()
 
-    def __enter__(self) -> Fuzzer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +165,7 @@ class Fuzzer:
         for step in generator.letting_go():
             do(step)
         session.finish()
-        if chance.random() < 0.5:
+        if chance.random() < REMOVING:
             for step in generator.removing():
                 do(step)
             session.finish()
@@ -180,9 +185,8 @@ class Fuzzer:
             self._workers[process].send([step.words for step in script])
         for process, script in enumerate(scripts):
             results = self._workers[process].answer()
-            assert isinstance(results, list)
             self.totals.operations += len(script)
-            session.transcript += [f"{s} -> {r}" if r.isupper() else f"{s}" for s, r in zip(script, results, strict=True)]
+            session.transcript += [f"{step} -> {result}" for step, result in zip(script, results, strict=True)]
         session.read_all()
 
     def _session(self, profile: Profile) -> Session:

@@ -1,15 +1,15 @@
 """Random steps: most of them possible, some of them not."""
 
+# ruff: noqa: PLR2004 - the numbers are chances: how often each thing is done
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fuzz.steps import Step
 from notifyfs.core import flags
 
-from fuzz.steps import Step
-
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
     from fuzz.session import Place, Session
@@ -190,7 +190,9 @@ class Generator:
     def _rmdir(self) -> tuple[str, ...] | None:
         paths = [place.path for place in self._places if place.kind == "dir" and place.path != "/"]
         empty = [path for path in paths if not any(place.path.startswith(path + "/") for place in self._places)]
-        return _with("rmdir", self._chance.choice(empty) if empty and self._chance.random() < 0.9 else self._some("dir"))
+        return _with(
+            "rmdir", self._chance.choice(empty) if empty and self._chance.random() < 0.9 else self._some("dir")
+        )
 
     def _unlink(self) -> tuple[str, ...] | None:
         return _with("unlink", self._some("file", "link", "special", "file"))
@@ -198,7 +200,7 @@ class Generator:
     def _symlink(self) -> tuple[str, ...] | None:
         content = self._chance.choice([*NAMES, "a/b", "d/c", "b/a"])
         path = self._free()
-        return path and ("symlink", content, path) or None
+        return ("symlink", content, path) if path else None
 
     def _special(self) -> tuple[str, ...] | None:
         path = self._free()
@@ -218,21 +220,21 @@ class Generator:
     def _chmod(self) -> tuple[str, ...] | None:
         target = self._target("file", "dir")
         mode = self._chance.choice(["600", "644", "755", "4755"] if target and "/" in target[:1] else ["755", "700"])
-        return target and ("chmod", mode, target) or None
+        return ("chmod", mode, target) if target else None
 
     def _chown(self) -> tuple[str, ...] | None:
         target = self._target("file", "dir")
         owner = self._chance.choice(["0:0", "-1:0", "-1:-1", "0:-1"])
         if self._chance.random() < 0.3 and (link := self._some("link")):
             return "lchown", owner, link
-        return target and ("chown", owner, target) or None
+        return ("chown", owner, target) if target else None
 
     def _times(self) -> tuple[str, ...] | None:
         times = [self._chance.choice(["now", "omit", "1000000000"]) for _ in range(2)]
         if self._chance.random() < 0.3 and (link := self._some("link")):
             return "lutimes", link, *times
         target = self._target("file", "dir")
-        return target and ("utimes", target, *times) or None
+        return ("utimes", target, *times) if target else None
 
     def _truncate(self) -> tuple[str, ...] | None:
         return _with("truncate", self._target("file"), self._chance.choice(["0", "7", "100"]))
@@ -261,24 +263,24 @@ class Generator:
             how = self._chance.choice(
                 ["RDONLY", "WRONLY", "RDWR", "WRONLY|APPEND", "RDWR|TRUNC", "RDONLY|TRUNC", "ACCMODE", "RDWR|CREAT"]
             )
-        return path and ("open", path, how, "as", self._new()) or None
+        return ("open", path, how, "as", self._new()) if path else None
 
     def _open_path(self) -> tuple[str, ...] | None:
         path = self._some("file", "dir", "file", "link")
-        return path and ("open", path, "PATH", "as", self._new()) or None
+        return ("open", path, "PATH", "as", self._new()) if path else None
 
     def _reopen(self) -> tuple[str, ...] | None:
         handle = self._handle("file")
         if handle and self._session.handles[handle].ino in self._session.several and self._chance.random() < 0.9:
             return None  # the session ends with it
-        return handle and ("open", handle, self._chance.choice(["RDONLY", "RDWR"]), "as", self._new()) or None
+        return ("open", handle, self._chance.choice(["RDONLY", "RDWR"]), "as", self._new()) if handle else None
 
     def _close(self) -> tuple[str, ...] | None:
         return _with("close", self._handle("file", "dir", "link", "special", "pipe"))
 
     def _dup(self) -> tuple[str, ...] | None:
         handle = self._handle("file", "dir")
-        return handle and ("dup", handle, "as", self._new()) or None
+        return ("dup", handle, "as", self._new()) if handle else None
 
     def _write(self) -> tuple[str, ...] | None:
         handle = self._handle("file", of="W") or self._handle("file")
@@ -305,7 +307,7 @@ class Generator:
     def _copy(self) -> tuple[str, ...] | None:
         source, target = self._handle("file", of="RD"), self._handle("file", of="W")
         verb = self._chance.choice(["copy", "sendfile"])
-        return source and target and (verb, source, target, "4") or None
+        return (verb, source, target, "4") if source and target else None
 
     def _will_need(self) -> tuple[str, ...] | None:
         return _with("willneed", self._handle("file", of="RD"))
@@ -318,22 +320,17 @@ class Generator:
 
     def _map(self) -> tuple[str, ...] | None:
         handle = self._handle("file", of="RDWR")
-        return handle and ("mmap", handle, self._chance.choice(["shared", "private"]), "as", self._new()) or None
+        return ("mmap", handle, self._chance.choice(["shared", "private"]), "as", self._new()) if handle else None
 
     def _of_process(self, owned: dict[str, int]) -> str | None:
         names = [name for name, process in owned.items() if process == self._process]
         return self._chance.choice(names) if names else None
 
     def _unmap(self) -> tuple[str, ...] | None:
-        return _with("munmap", self._of_process({name: process for name, (process, _) in self._session.maps.items()}))
+        return _with("munmap", self._of_process(self._session.maps))
 
     def _touch_map(self) -> tuple[str, ...] | None:
-        # A page beyond the end of an empty file is SIGBUS: only what has bytes.
-        shared = {name: process for name, (process, _) in self._session.maps.items()}
-        name = self._of_process(shared)
-        if name is None:
-            return None
-        return _with(self._chance.choice(["msync"]), name)
+        return _with("msync", self._of_process(self._session.maps))
 
     def _fork(self) -> tuple[str, ...] | None:
         if self._process in self._session.children.values():
@@ -354,11 +351,11 @@ class Generator:
 
     def _link(self) -> tuple[str, ...] | None:
         old, new = self._some("file", "file", "file", "link"), self._free()
-        return old and new and ("link", old, new) or None
+        return ("link", old, new) if old and new else None
 
     def _link_handle(self) -> tuple[str, ...] | None:
         handle, new = self._handle("file"), self._free()
-        return handle and new and ("linkfd", handle, new) or None
+        return ("linkfd", handle, new) if handle and new else None
 
     def _watch(self) -> tuple[str, ...] | None:
         roll = self._chance.random()
@@ -393,7 +390,7 @@ class Generator:
         """Close, unmap, leave and end everything, in a random order."""
         session = self._session
         steps = [Step(("close", name), handle.process) for name, handle in session.handles.items()]
-        steps += [Step(("munmap", name), process) for name, (process, _) in session.maps.items()]
+        steps += [Step(("munmap", name), process) for name, process in session.maps.items()]
         steps += [Step(("end", name), process) for name, process in session.children.items()]
         steps += [Step(("cd", "/.."), process) for process in session.away]
         self._chance.shuffle(steps)

@@ -47,9 +47,7 @@ def parse(lines: Iterable[str]) -> list[Step]:
         if text.startswith("---"):
             break
         if text and text[0] not in "#@":
-            match = _LINE.fullmatch(text)
-            assert match is not None, text
-            process, instance, words = match.groups()
+            process, instance, words = _LINE.fullmatch(text).groups()  # type: ignore[union-attr] - all of it is optional
             steps.append(Step(tuple(shlex.split(words)), int(process or 0), int(instance or 0)))
     return steps
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2] / "tests")
@@ -29,7 +30,7 @@ SKIPPED = "SKIP"
 """The result of a step that refers to a handle which is not there: shrinking has removed its ``open``."""
 
 
-class Hung(Exception):
+class Hung(Exception):  # noqa: N818 - a finding, no error of the fuzzer's
     """A process did not answer: the mount hangs, or the process has died."""
 
 
@@ -45,20 +46,19 @@ class Worker:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
 
     def send(self, message: object) -> None:
         """Give it a line; ``answer`` returns what comes of it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._stdin.write(json.dumps(message).encode() + b"\n")
 
-    def answer(self) -> object:
+    def answer(self) -> Any:
         """Wait for one line."""
-        assert self._process.stdout is not None
         line = b""
         while not line.endswith(b"\n"):
-            if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            if not select.select([self._stdout], [], [], PATIENCE)[0]:
                 raise Hung(f"process {self.pid} got no answer within {PATIENCE} s")
-            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            more = os.read(self._stdout.fileno(), 1 << 16)
             if not more:
                 raise Hung(f"process {self.pid} died")
             line += more
@@ -78,9 +78,8 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._stdin.close()
+        self._stdout.close()
 
 
 class Hands(Files):

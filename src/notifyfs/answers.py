@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
 
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+class Hesitant(Protocol):
+    """Who has handlers ``on_source``."""
+
+    source_answers: Callable[[], Awaitable[None]] | None
+    """Waits until the source has answered a question; None where it always answers."""
+
+
 P = ParamSpec("P")
 S = TypeVar("S")
+H = TypeVar("H", bound=Hesitant)
 T = TypeVar("T")
 
 
@@ -33,6 +42,24 @@ def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
     @functools.wraps(handler)
     async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
+            return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            raise translated(error, handler.__name__) from None
+
+    return answer
+
+
+def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
+    """A handler like ``at_once``, whose system calls are on the source.
+
+    Where the source may hang (``Hesitant.source_answers``), it starts when the source has answered.
+    """
+
+    @functools.wraps(handler)
+    async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            if self.source_answers is not None:
+                await self.source_answers()
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
             raise translated(error, handler.__name__) from None

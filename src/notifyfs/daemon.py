@@ -22,6 +22,7 @@ from notifyfs.mounts import mountinfo
 from notifyfs.notes import Notes
 from notifyfs.operations import Operations
 from notifyfs.origins import Caller
+from notifyfs.patience import Patience, may_hang
 from notifyfs.resolve import Resolver
 from notifyfs.server import Limits, Server
 from notifyfs.settling import Deaths, Settling
@@ -56,6 +57,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         backing = Backing(_open_source(source), max(64, min(_MOST_KEPT, limit // 4)))
         stack.callback(backing.close)
         listener = stack.enter_context(_listening(path, open_to_all=options.allow_other))
+        hangs = may_hang(source)
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_detach, mountpoint, fuse, _device(mountpoint))
         mounts.register(mountpoint, source, path, os.getpid())
@@ -63,6 +65,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         # Its operations name their modes and the callers' umasks themselves.
         os.umask(0)
         daemon = _Daemon(backing, source, mountpoint, path, options)
+        if hangs:
+            daemon.be_patient()
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
         daemon.settling.notes = Notes(fuse)
@@ -110,6 +114,11 @@ class _Daemon:
             about={"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
             counters=self.counters,
         )
+
+    def be_patient(self) -> None:
+        """The source is on a file system that may hang: hold up only those who ask for it."""
+        patience = Patience(self.backing.fd(self.backing.inodes.root))
+        self.operations.source_answers = self.server.source_answers = patience.wait
 
     def counters(self) -> dict[str, int]:
         """What statistics say of the mount as a whole."""

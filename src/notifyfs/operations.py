@@ -1,7 +1,7 @@
 """Kernel side: a FUSE request -> a system call -> the event it tells.
 
 Each handler does the operation, then tells it, then answers. Those marked
-``at_once`` are plain functions and cannot wait; see ``answers``.
+``at_once`` and ``on_source`` are plain functions and cannot wait; see ``answers``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo
 
 from notifyfs import syscalls
-from notifyfs.answers import at_once, may_wait
+from notifyfs.answers import at_once, may_wait, on_source
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
@@ -27,7 +27,7 @@ from notifyfs.origins import Caller
 from notifyfs.reporting import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
@@ -82,6 +82,7 @@ class Operations(pyfuse3.Operations):
         acl: bool = False,
     ) -> None:
         super().__init__()
+        self.source_answers: Callable[[], Awaitable[None]] | None = None
         self.enable_acl = acl
         self.backing = backing
         self.inodes = backing.inodes
@@ -100,7 +101,7 @@ class Operations(pyfuse3.Operations):
 
     # Names
 
-    @at_once
+    @on_source
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         entry, found = self.backing.look(self.inodes[parent_inode], name)
         self.report.looked_up(ctx.pid, entry)
@@ -116,28 +117,28 @@ class Operations(pyfuse3.Operations):
         except Exception:
             log.exception("forget failed")
 
-    @at_once
+    @on_source
     def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         with self._making(ctx):
             os.mkdir(name, mode & 0o7777, dir_fd=self.backing.fd(parent))
         return self._made("make", parent, name, ctx)
 
-    @at_once
+    @on_source
     def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         with self._making(ctx):
             os.mknod(name, mode, rdev, dir_fd=self.backing.fd(parent))
         return self._made("make", parent, name, ctx)
 
-    @at_once
+    @on_source
     def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         with self._making(ctx):
             os.symlink(target, name, dir_fd=self.backing.fd(parent))
         return self._made("make", parent, name, ctx)
 
-    @at_once
+    @on_source
     def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent, node = self.inodes[new_parent_inode], self.inodes[inode]
         self.report.moved_on(ctx.pid)
@@ -147,15 +148,15 @@ class Operations(pyfuse3.Operations):
             self.report.linked(node)
         return self._made("link", parent, new_name, ctx)
 
-    @at_once
+    @on_source
     def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         self._remove("unlink", parent_inode, name, ctx)
 
-    @at_once
+    @on_source
     def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         self._remove("rmdir", parent_inode, name, ctx)
 
-    @at_once
+    @on_source
     def rename(
         self,
         parent_inode_old: InodeT,
@@ -198,18 +199,18 @@ class Operations(pyfuse3.Operations):
         if victim is not None:
             self._keep_removed(victim.inode, fd)
 
-    @at_once
+    @on_source
     def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         return os.readlink(b"", dir_fd=self.backing.fd(self.inodes[inode]))
 
     # Attributes
 
-    @at_once
+    @on_source
     def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         node = self.inodes[inode]
         return self._attributes(node, self.backing.stat(node))
 
-    @at_once
+    @on_source
     def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -245,19 +246,19 @@ class Operations(pyfuse3.Operations):
             self.report.tell_change(operation, node, ctx, handle.entry if handle else None)
         return self._attributes(node, found)
 
-    @at_once
+    @on_source
     def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         if name == SOCKET_ATTRIBUTE:
             return self._socket
         return os.getxattr(magic(self.backing.fd(self.inodes[inode])), name)
 
-    @at_once
+    @on_source
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
         names = [os.fsencode(name) for name in os.listxattr(magic(self.backing.fd(self.inodes[inode])))]
         # The kernel lists trusted.* to CAP_SYS_ADMIN only (xattr(7)); here the daemon asks.
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
-    @at_once
+    @on_source
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
@@ -266,13 +267,13 @@ class Operations(pyfuse3.Operations):
             self._strip_setgid(fd, ctx)
         self.report.tell_change("attributes", node, ctx)
 
-    @at_once
+    @on_source
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         os.removexattr(magic(self.backing.fd(node)), name)
         self.report.tell_change("attributes", node, ctx)
 
-    @at_once
+    @on_source
     def statfs(self, ctx: RequestContext) -> StatvfsData:
         found = os.fstatvfs(self.backing.fd(self.inodes.root))
         answer = pyfuse3.StatvfsData()
@@ -287,7 +288,7 @@ class Operations(pyfuse3.Operations):
 
     # Files
 
-    @at_once
+    @on_source
     def create(
         self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -315,29 +316,28 @@ class Operations(pyfuse3.Operations):
         self.report.tell("create", entry, ctx)
         return info, self._told(entry.inode, found)
 
-    @at_once
+    @on_source
     def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
         return self._open(self.report.reached(self.inodes[inode], ctx)[0], flags, ctx)
 
     @may_wait
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
         handle = self.handles[fh]
-        data = _read_cached(handle.fd, size, off)  # pyfuse3 takes any buffer, whatever its types say
+        # pyfuse3 takes any buffer, whatever its types say.
+        data = _read_cached(handle.fd, size, off) if self.source_answers is None else None
         if data is None:
             data = await trio.to_thread.run_sync(os.pread, handle.fd, size, off, abandon_on_cancel=True)
         if data and self._access != "off":
             self.report.tell_by("read", handle.entry, handle.caller)
         return data
 
-    @at_once
-    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    @may_wait
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self.handles[fh]
-        written = os.pwrite(handle.fd, buf, off)
-        while written < len(buf):
-            try:
-                written += os.pwrite(handle.fd, buf[written:], off + written)
-            except OSError:
-                break  # what was written counts; the caller's next write will hear of it
+        if self.source_answers is None:
+            written = _write(handle.fd, buf, off)
+        else:
+            written = await trio.to_thread.run_sync(_write, handle.fd, buf, off, abandon_on_cancel=True)
         self.report.tell_by("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
         return written
 
@@ -356,7 +356,7 @@ class Operations(pyfuse3.Operations):
 
     # Directories
 
-    @at_once
+    @on_source
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         node = self.inodes[inode]
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.backing.fd(node))
@@ -364,7 +364,7 @@ class Operations(pyfuse3.Operations):
         self.report.tell("open", node.entry, ctx)
         return pyfuse3.FileHandleT(fd)
 
-    @at_once
+    @on_source
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         handle = self.handles[fh]
         directory = handle.entry.inode
@@ -514,7 +514,10 @@ class Operations(pyfuse3.Operations):
         self.report.tell_by("close after writing" if handle.writable else "close", entry, handle.caller)
         for inode in self.inodes.drop(entry):
             self.report.tell_by("die", inode.entry, handle.caller, dies=True)
-        os.close(handle.fd)
+        if self.source_answers is None:
+            os.close(handle.fd)
+        else:  # may flush, and wait for it
+            trio.lowlevel.start_thread_soon(lambda: os.close(handle.fd), lambda _outcome: None)
 
     @staticmethod
     def _strip_setgid(fd: int, ctx: RequestContext) -> None:
@@ -564,6 +567,16 @@ class Operations(pyfuse3.Operations):
         several = found.st_nlink > 1 and not inode.is_dir
         answer.entry_timeout = 0 if several else self._timeout
         return answer
+
+
+def _write(fd: int, data: bytes, offset: int) -> int:
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        try:
+            written += os.pwrite(fd, data[written:], offset + written)
+        except OSError:
+            break  # what was written counts; the caller's next write will hear of it
+    return written
 
 
 def _read_cached(fd: int, size: int, offset: int) -> bytes | bytearray | None:

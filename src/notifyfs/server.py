@@ -89,6 +89,8 @@ class Server:
         """Waits until the changes told so far can be seen through the mount."""
         self.decided = decided
         """Waits until no event is held back."""
+        self.source_answers: Callable[[], Awaitable[None]] | None = None
+        """Waits until a path can be looked up without hanging; None where it always can."""
         self.about = about
         """What a hello says of the mount."""
         self.counters = counters
@@ -189,6 +191,8 @@ class Subscriber:
         record, descriptors = await self._request()
         with descriptors:
             await self._server.decided()
+            if record.wd == wire.ADD and self._server.source_answers is not None:
+                await self._server.source_answers()
             if self._packets is not None:
                 await self._packets.push_settled(self.instance.queue)
             try:

@@ -1,0 +1,46 @@
+"""Waiting for a source that may hang, so that only those who asked for it wait.
+
+A local disk answers, and a handler's system calls are done at once. A network or FUSE file system
+may stop for as long as it likes, and with it the main loop: there each handler first waits until
+the source has answered a question put from a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from notifyfs.mounts import mountinfo
+
+_REMOTE: Final = {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "virtiofs"}
+
+
+class Patience:
+    """*fd* is on the file system in question."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._round: trio.Event | None = None
+
+    async def wait(self) -> None:
+        """Return when the source has answered a statfs(2), which no cache answers on FUSE and NFS."""
+        if self._round is not None:
+            await self._round.wait()
+            return
+        ended = self._round = trio.Event()
+        try:
+            with suppress(OSError):  # an answer is an answer: the operation will get the error itself
+                await trio.to_thread.run_sync(os.fstatvfs, self._fd, abandon_on_cancel=True)
+        finally:
+            self._round = None
+            ended.set()
+
+
+def may_hang(source: str) -> bool:
+    """Whether *source* (absolute, without links) is on a file system that another machine or a daemon answers for."""
+    inside = [line for line in mountinfo.read() if os.path.commonpath([line.mountpoint, source]) == line.mountpoint]
+    line = max(reversed(inside), key=lambda line: len(line.mountpoint))
+    return line.is_fuse or line.fstype in _REMOTE
