@@ -25,6 +25,7 @@ from posix_support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Mount
     from posix_support import Place
 
 pytest_plugins = ["posix_support"]
@@ -302,3 +303,15 @@ def test_a_set_mtime_survives_what_was_written_before_it(place: Place) -> None:
     os.sync()
     assert times("f")[1] == OLD
     assert os.stat(place.source / "f").st_mtime_ns == OLD
+
+
+def test_noatime_leaves_the_sources_access_times_alone(mounted: Callable[..., Mount]) -> None:
+    mount = mounted("noatime")
+    (mount.source / "d").mkdir()
+    (mount.source / "d/f").write_bytes(b"x")
+    for path in ("d/f", "d"):
+        os.utime(mount.source / path, ns=(1_000_000_000, 1_000_000_000))
+    assert (mount.root / "d/f").read_bytes() == b"x"
+    assert os.listdir(mount.root / "d") == ["f"]
+    for path in ("d/f", "d"):
+        assert (mount.source / path).stat().st_atime_ns == 1_000_000_000

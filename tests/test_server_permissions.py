@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -265,3 +266,19 @@ def test_a_mount_that_admits_nobody_else_lets_nobody_else_watch(shared: Callable
             return REFUSED
 
     assert w.as_user(USER, ask) == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("options", "owner", "mode"),
+    [
+        ((), (0, 0), 0o600),
+        (("uid=nobody",), (65534, 0), 0o600),
+        (("gid=12345",), (0, 12345), 0o660),
+        (("allow_other",), (0, 0), 0o666),
+    ],
+)
+def test_the_socket_belongs_to_whom_the_options_say(
+    mounted: Callable[..., Mount], options: tuple[str, ...], owner: tuple[int, int], mode: int
+) -> None:
+    found = os.stat(mounted(*options).socket)
+    assert ((found.st_uid, found.st_gid), stat.S_IMODE(found.st_mode)) == (owner, mode)

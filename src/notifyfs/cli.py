@@ -105,6 +105,7 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     allow_other, allow_root   let other users, or only root, in
     fsname=NAME               the device column of the mount table
     socket=PATH               the control socket
+    uid=USER gid=GROUP        who owns it; a group named here may connect
     log=FILE                  log there instead of to syslog
     max_queued_events=N       events that one subscriber may leave unread (16384)
     max_user_instances=N      subscribers of one user (128)

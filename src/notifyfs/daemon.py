@@ -56,7 +56,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         # Opened before the mount: it may cover this very directory.
         backing = Backing(_open_source(source), max(64, min(_MOST_KEPT, limit // 4)))
         stack.callback(backing.close)
-        listener = stack.enter_context(_listening(path, open_to_all=options.allow_other))
+        listener = stack.enter_context(_listening(path, options))
         hangs = may_hang(source)
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_detach, mountpoint, fuse, _device(mountpoint))
@@ -103,6 +103,7 @@ class _Daemon:
             cache=options.cache,
             access=options.access,
             acl=os.geteuid() == 0,
+            noatime=options.noatime and os.geteuid() == 0,
         )
         major, _, minor = line.device.partition(":")
         self.server = Server(
@@ -176,14 +177,16 @@ def _open_source(source: str) -> int:
 
 
 @contextlib.contextmanager
-def _listening(path: str, *, open_to_all: bool) -> Iterator[socket.socket]:
+def _listening(path: str, options: Options) -> Iterator[socket.socket]:
     """Listen on the control socket at *path*; a stale one left there by a dead daemon is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         _remove_stale(path)
         # Before listen(2) nobody can connect, so the mode can be set in time.
         listener.bind(path)
-        os.chmod(path, 0o666 if open_to_all else 0o600)
+        if options.uid is not None or options.gid is not None:
+            os.chown(path, -1 if options.uid is None else options.uid, -1 if options.gid is None else options.gid)
+        os.chmod(path, 0o666 if options.allow_other else 0o600 if options.gid is None else 0o660)
         listener.listen(128)
         listener.setblocking(False)  # noqa: FBT003 - socket's own signature
     except OSError as error:

@@ -80,10 +80,12 @@ class Operations(pyfuse3.Operations):
         cache: Literal["auto", "always", "never"] = "auto",
         access: Literal["cached", "exact", "off"] = "cached",
         acl: bool = False,
+        noatime: bool = False,
     ) -> None:
         super().__init__()
         self.source_answers: Callable[[], Awaitable[None]] | None = None
         self.enable_acl = acl
+        self._reading = os.O_NOATIME if noatime else 0
         self.backing = backing
         self.inodes = backing.inodes
         self.watches = watches
@@ -359,7 +361,7 @@ class Operations(pyfuse3.Operations):
     @on_source
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         node = self.inodes[inode]
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.backing.fd(node))
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | self._reading, dir_fd=self.backing.fd(node))
         self._add_handle(fd, node.entry, ctx)
         self.report.tell("open", node.entry, ctx)
         return pyfuse3.FileHandleT(fd)
@@ -469,7 +471,7 @@ class Operations(pyfuse3.Operations):
         kept = flags & ~_DROPPED_FLAGS
         if kept & os.O_ACCMODE == os.O_ACCMODE:
             kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
-        fd = self.backing.open(entry.inode, kept)
+        fd = self.backing.open(entry.inode, kept | self._reading)
         try:
             if flags & os.O_TRUNC:
                 self._truncate(fd, ctx)

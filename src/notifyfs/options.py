@@ -8,7 +8,9 @@ so every one of them is translated or dropped here.
 from __future__ import annotations
 
 import difflib
+import grp
 import os
+import pwd
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -48,6 +50,10 @@ class Options:
     """The device column of the mount table; None: the source as given."""
     socket: str | None = None
     """Absolute path of the control socket; None: ``mounts.socket_path(mountpoint)``."""
+    uid: int | None = None
+    """Owner of the control socket; None: the daemon's user."""
+    gid: int | None = None
+    """Group of the control socket, which may then connect; None: the daemon's group, which may not."""
     log: str | None = None
     """Absolute path of the log file; None: standard error in the foreground, else syslog."""
     debug: bool = False
@@ -177,6 +183,18 @@ def _number(least: int) -> Callable[[str, str], int]:
     return convert
 
 
+def _account(find: Callable[[str], int]) -> Callable[[str, str], int]:
+    def convert(name: str, value: str) -> int:
+        if value.isdecimal():
+            return int(value)
+        try:
+            return find(value)
+        except KeyError:
+            raise OptionError(f"{name}={value}: no such name on this machine; write a number") from None
+
+    return convert
+
+
 def _choice(*choices: str) -> Callable[[str, str], str]:
     def convert(name: str, value: str) -> str:
         if value not in choices:
@@ -189,6 +207,8 @@ def _choice(*choices: str) -> Callable[[str, str], str]:
 _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "fsname": _text,
     "socket": _socket,
+    "uid": _account(lambda name: pwd.getpwnam(name).pw_uid),
+    "gid": _account(lambda name: grp.getgrnam(name).gr_gid),
     "log": _path,
     "max_queued_events": _number(1),
     "max_user_instances": _number(1),
