@@ -49,17 +49,22 @@ def _without_modify(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
 
 
 def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> Lists:
-    """Ends of watches are balanced over the session; a watch that has ended here only is silent."""
-    dead = {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count < 0}
+    """Ends of watches are balanced over the session; a watch that has ended on one side only is silent on the other."""
+    dead = {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count}
     kept: list[list[Heard]] = [[], []]
     for events, sign in ((theirs, 1), (ours, -1)):
         for event in events:
             if event.mask & (flags.DELETE_SELF | flags.IGNORED):
                 ledger[event.wd, event.mask] += sign
-    dead |= {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count < 0}
+    dead |= {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count}
     for side, events in zip(kept, (theirs, ours), strict=True):
         side += [e for e in events if not e.mask & (flags.DELETE_SELF | flags.IGNORED) and e.wd not in dead]
     return merged(kept[0]), merged(kept[1])
+
+
+def _merged(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    """Events behind an undecided death wait for it; a reader who waits as well has read the ones before it."""
+    return merged(theirs), merged(ours)
 
 
 def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
@@ -98,6 +103,7 @@ ROWS: Final = (
     Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_this_read),
     Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
     Row("U4", "held by a path only", "O_PATH, working directories: only FORGET tells of them", _without_deaths),
+    Row("U4 (held back)", "a name was removed", "an undecided death splits what would have merged", _merged),
     Row(
         "N3", "changed through a descriptor", "FUSE names the inode: all that it may be are told", _without_other_names
     ),

@@ -92,6 +92,7 @@ class Session:
         self._workers = workers
         self.several: set[int] = set()
         """Inode numbers of files that have had more than one name."""
+        self._removals: set[int] = set()
         self.base.mkdir(parents=True)
         for worker in workers:
             worker.begin(self.base)
@@ -209,9 +210,12 @@ class Session:
         elif verb in {"close", "munmap", "end"}:
             held: dict[str, Any] = {"close": self.handles, "munmap": self.maps, "end": self.children}[verb]
             del held[words[0]]
+            self._removals.update(range(len(self.voices)))  # a removed file may have waited for it
         elif verb == "cd":
             self.facts.add("held by a path only")
             (self.away.discard if words[0] == "/.." else self.away.add)(step.process)
+        elif verb in {"unlink", "rmdir", "mv"}:
+            self._removals.update(range(len(self.voices)))
         elif verb in {"link", "linkfd"} and (found := self._found(words[1])) is not None:
             self.several.add(found.st_ino)
 
@@ -301,13 +305,15 @@ class Session:
 
     def _read(self, instance: int) -> None:
         kernel, *ours = self.voices[instance]
+        facts = self.facts | ({"a name was removed"} if instance in self._removals else set())
+        self._removals.discard(instance)
         theirs = kernel.read()
         self.compared += len(theirs)
         for voice in ours:
             got = voice.read()
             ledger = self._ledgers[instance][voice.name]
             deadline = time.monotonic() + self.grace
-            while (rows := allowed.explain(theirs, got, self.facts, ledger)) is None:
+            while (rows := allowed.explain(theirs, got, facts, ledger)) is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or len(got) >= len(theirs) or not voice.subscriber.wait(left):
                     raise Difference(f"instance {instance}, {voice.name}", unlike(theirs, got), instance)
@@ -319,12 +325,14 @@ class Session:
             more = [*voice.read(), *kernel.read()]
             if more and "held by a path only" not in self.facts:
                 raise Difference(f"instance {instance}, {voice.name}: after a barrier", [*map(str, more)], instance)
-            if more and allowed.explain([], more, self.facts, ledger) is None:
+            if more and allowed.explain([], more, facts, ledger) is None:
                 raise Difference(f"instance {instance}, {voice.name}: after a barrier", [*map(str, more)], instance)
 
     def finish(self) -> None:
-        """Compare what is left; nothing may be owed."""
+        """Compare what is left; nothing may be owed once nothing is held by a path only."""
         self.read_all()
+        if self.away or any("PATH" in handle.flags for handle in self.handles.values()):
+            return
         for instance, ledgers in enumerate(self._ledgers):
             for name, ledger in ledgers.items():
                 deadline = time.monotonic() + self.grace

@@ -41,19 +41,13 @@ class Notes:
         self._tasks: queue.Queue[Callable[[], object]] = queue.Queue(_MOST_WAITING)
         threading.Thread(target=self._run, name="notes", daemon=True).start()
 
-    def expire(self, parent: int, name: bytes, done: Callable[[], object]) -> None:
+    def expire(self, parent: int, name: bytes) -> None:
         """Let the next use of *name* in the directory with node number *parent* begin with a LOOKUP.
 
-        *done* is called from the thread once that is so; never on Linux before 6.2, which takes
-        FUSE_EXPIRE_ONLY for padding and would unhash the entry.
+        Not on Linux before 6.2, which takes FUSE_EXPIRE_ONLY for padding and would unhash the entry.
         """
-
-        def write() -> None:
-            if self._write(_NOTIFY_INVAL_ENTRY, _entry(parent, name)):
-                done()
-
         if _KNOWS_EXPIRE:
-            self._put(write)
+            self._put(lambda: self._write(_NOTIFY_INVAL_ENTRY, _entry(parent, name)))
 
     def drop_pages(self, number: int) -> None:
         """Let the next read of the file with this node number ask for its content again."""
@@ -90,15 +84,13 @@ class Notes:
             except Exception:
                 log.exception("a note to the kernel failed")
 
-    def _write(self, code: int, body: bytes) -> bool:
+    def _write(self, code: int, body: bytes) -> None:
         try:
             os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
         except (FileNotFoundError, NotADirectoryError):
             pass  # the kernel does not remember it, or no entry was meant: just as good
         except OSError as error:
             log.debug("note %d: %s", code, error)  # unmounted meanwhile
-            return False
-        return True
 
 
 def _entry(parent: int, name: bytes) -> bytes:

@@ -23,7 +23,7 @@ from notifyfs.answers import at_once, may_wait, on_source
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
-from notifyfs.origins import Caller
+from notifyfs.origins import Caller, keeps_setuid
 from notifyfs.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ class Operations(pyfuse3.Operations):
             other = self._entry_at(target, name_new)
             self._rename(source, name_old, target, name_new, flags)
             self.inodes.exchange(subject, other)
+            self.report.moved(subject)
+            self.report.moved(other)
             places = (parent_inode_old, parent_inode_new)
             self.report.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()), changed=places)
             self.report.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()), changed=places)
@@ -191,6 +193,7 @@ class Operations(pyfuse3.Operations):
                 os.close(fd)
             raise
         self.inodes.move(subject, target, name_new)
+        self.report.moved(subject)
         self.report.tell(
             "rename",
             subject,
@@ -320,7 +323,7 @@ class Operations(pyfuse3.Operations):
 
     @on_source
     def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        return self._open(self.report.reached(self.inodes[inode], ctx)[0], flags, ctx)
+        return self._open(self.report.opened(self.inodes[inode], ctx), flags, ctx)
 
     @may_wait
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
@@ -471,26 +474,30 @@ class Operations(pyfuse3.Operations):
         kept = flags & ~_DROPPED_FLAGS
         if kept & os.O_ACCMODE == os.O_ACCMODE:
             kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
+        operation = "open"
         fd = self.backing.open(entry.inode, kept | self._reading)
         try:
             if flags & os.O_TRUNC:
-                self._truncate(fd, ctx)
+                operation = "open, truncate and strip" if self._truncate(fd, ctx) else "open and truncate"
             found = os.fstat(fd)
         except BaseException:
             os.close(fd)
             raise
         info = self._handle(fd, entry, flags, ctx, found)
-        self.report.tell("open and truncate" if flags & os.O_TRUNC else "open", entry, ctx)
+        self.report.tell(operation, entry, ctx)
         return info
 
-    def _truncate(self, fd: int, ctx: RequestContext) -> None:
+    def _truncate(self, fd: int, ctx: RequestContext) -> bool:
+        """Truncate for an open with O_TRUNC; whether that cleared setuid or setgid."""
         # Not with O_TRUNC in open(2): the name might lead to another file by now, and that would
         # be empty before it could be checked. By the magic link, because O_RDONLY|O_TRUNC is legal.
-        if self._own[0] or ctx.uid == 0:
+        mode = os.fstat(fd).st_mode
+        if self._own[0] or not mode & (stat.S_ISUID | stat.S_ISGID) or keeps_setuid(ctx.pid):
             os.truncate(magic(fd), 0)
         else:
             with syscalls.without_fsetid():
                 os.truncate(magic(fd), 0)
+        return os.fstat(fd).st_mode != mode
 
     def _handle(self, fd: int, entry: Entry, flags: int, ctx: RequestContext, found: os.stat_result) -> FileInfo:
         self._add_handle(fd, entry, ctx, writable=flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR))
@@ -566,7 +573,7 @@ class Operations(pyfuse3.Operations):
         answer.st_ctime_ns = found.st_ctime_ns
         answer.attr_timeout = self._timeout
         # A file with several names is looked up again at each use: that tells which name is used.
-        several = found.st_nlink > 1 and not inode.is_dir
+        several = (found.st_nlink > 1 or inode.names is not None) and not inode.is_dir
         answer.entry_timeout = 0 if several else self._timeout
         return answer
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
 
 from notifyfs.core.wire import Origin
+
+_CAP_FSETID: Final = 1 << 4
 
 
 class Caller:
@@ -59,3 +62,12 @@ def descriptor_path(thread: int) -> bytes:
         return os.readlink(b"/proc/%d/fd/%d" % (thread, descriptor)).removesuffix(b" (deleted)")
     except (OSError, ValueError, IndexError):
         return b""  # gone, another user's, or no descriptor (a path, AT_FDCWD)
+
+
+def keeps_setuid(thread: int) -> bool:
+    """Whether *thread* has CAP_FSETID: its writing leaves setuid and setgid as they are (capabilities(7))."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as status:
+            return any(int(line[7:], 16) & _CAP_FSETID for line in status if line.startswith(b"CapEff:"))
+    except (OSError, ValueError):
+        return False  # gone or not visible: as for most

@@ -87,25 +87,32 @@ class Reporter:
         if len(self._looked) > _MOST_THREADS:
             del self._looked[next(iter(self._looked))]
 
+    def opened(self, inode: Inode, ctx: RequestContext) -> Entry:
+        """The name through which the caller is opening *inode*, as far as it can be known."""
+        return inode.entry if inode.names is None else self._named(inode, inode.names, ctx.pid)[0]
+
     def reached(self, inode: Inode, ctx: RequestContext) -> list[Entry]:
-        """The name through which the caller reached *inode*; or all that it may be, the likeliest first."""
+        """The name through which the caller changed *inode*; or all that it may be, the likeliest first."""
         names = inode.names
         if names is None:
             return [inode.entry]
-        looked = self._looked.pop(ctx.pid, None)
+        path = descriptor_path(ctx.pid)
+        through = [name for name in names if path and name.uses and path.endswith(_path(name))]
+        if through:
+            self._looked.pop(ctx.pid, None)  # that was for something else, such as a stat
+        return through or self._named(inode, names, ctx.pid)
+
+    def _named(self, inode: Inode, names: list[Entry], thread: int) -> list[Entry]:
+        looked = self._looked.pop(thread, None)
         if looked is not None and looked.inode is inode and looked.live:
             return [looked]
-        # No LOOKUP came before: it was reached by a descriptor, or by the one name that the kernel
-        # may use without asking.
-        used = [name for name in names if name.uses]
+        # No LOOKUP came before: it is the one name that the kernel may use without asking, or it was
+        # reached by a descriptor.
         cached, until = self._cached.get(inode, (inode.entry, 0.0))
+        used = [name for name in names if name.uses]
         if until > time.monotonic() and cached.live:
             used = [cached, *(name for name in used if name is not cached)]
-        used = used or [name for name in names if name.live]
-        if len(used) > 1:
-            path = descriptor_path(ctx.pid)
-            used = [name for name in used if path.endswith(b"/" + name.name)] or used
-        return used
+        return used or [name for name in names if name.live]
 
     def linked(self, inode: Inode) -> None:
         """*inode*, until now with one name, is getting another: make the kernel ask for the first again."""
@@ -114,10 +121,12 @@ class Reporter:
             del self._cached[oldest[0]]
         self._cached.pop(inode, None)
         self._cached[inode] = (inode.entry, now + self._timeout)
-        if self._settling.notes is not None:
-            self._settling.notes.expire(
-                inode.entry.parent.number, inode.entry.name, lambda: self._cached.pop(inode, None)
-            )
+        self.moved(inode.entry)
+
+    def moved(self, entry: Entry) -> None:
+        """*entry* has this name now: make the kernel ask for it, should it think that it need not."""
+        if entry.inode in self._cached and self._settling.notes is not None:
+            self._settling.notes.expire(entry.parent.number, entry.name)
 
     def tell_change(self, operation: str, inode: Inode, ctx: RequestContext, entry: Entry | None = None) -> None:
         """Tell a change of attributes: through *entry*, or else to each directory that Linux may have told."""
@@ -128,3 +137,11 @@ class Reporter:
     def moved_on(self, thread: int) -> None:
         """*thread*'s last lookup was for a request that changes names: it says nothing of the next one."""
         self._looked.pop(thread, None)
+
+
+def _path(entry: Entry) -> bytes:
+    """Where *entry* is, or was, below the mount's root: ``/d/f``."""
+    path = b""
+    while entry.name:
+        path, entry = b"/" + entry.name + path, entry.parent.entry
+    return path

@@ -54,6 +54,7 @@ RULES: Final[dict[str, tuple[tuple[To, int], ...]]] = {
     ),
     "open": ((To.PATH, flags.OPEN),),
     "open and truncate": ((To.PATH, flags.OPEN), (To.DENTRY, flags.MODIFY)),
+    "open, truncate and strip": ((To.PATH, flags.OPEN), (To.DENTRY, flags.MODIFY | flags.ATTRIB)),  # setuid, setgid
     "read": ((To.PATH, flags.ACCESS),),  # also readdir: each call, the last empty one too
     "write": ((To.PATH, flags.MODIFY),),
     "close after writing": ((To.PATH, flags.CLOSE_WRITE),),
