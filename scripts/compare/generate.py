@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("a", "b", "c", "d", "e", "x y", "\udcff\udcfe", "ü", "l" * 255)
 ATTRIBUTES: Final = ("user.a", "user.b", "user.long" + "g" * 240, "trusted.t", "security.s", "user.", "nonsense.n")
-CAPABILITY: Final = "0000000201000000000000000000000000000000"[:40]
+CAPABILITY: Final = "01000002" + "00200000" + "00000000" * 3
+"""cap_net_raw, effective (struct vfs_cap_data)."""
 WHO: Final = (("root", 60), ("ann", 25), ("bob", 15))
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
@@ -35,16 +36,27 @@ WEIGHTS: Final = {
 
 
 class Generator:
-    """Operations on what is below *base*, with descriptors in *slots*; *beside* is a prefix of more names of ours."""
+    """Operations on what is below *base*, with descriptors in *slots*; *beside* is a prefix of more names of ours.
+
+    *without* has the words of ``known.KNOWN`` that are to be left out.
+    """
 
     def __init__(
-        self, chance: random.Random, base: str, slots: range, *, beside: str = "", names: tuple[str, ...] = NAMES
+        self,
+        chance: random.Random,
+        base: str,
+        slots: range,
+        *,
+        beside: str = "",
+        names: tuple[str, ...] = NAMES,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         self._chance = chance
         self._base = base
         self._slots = slots
         self._beside = beside
         self._names = names
+        self._without = without
         self._known: list[str] = []
         self._verbs, self._weights = list(WEIGHTS), list(WEIGHTS.values())
 
@@ -53,7 +65,12 @@ class Generator:
         (verb,) = self._chance.choices(self._verbs, self._weights)
         arguments = getattr(self, "_" + verb)()
         (who,) = self._chance.choices([name for name, _ in WHO], [weight for _, weight in WHO])
-        return [who, self._chance.choice((0, 0o022, 0o077, 0o027)), verb, *arguments]
+        mask = self._chance.choice((0, 0o022, 0o077, 0o027))
+        if "setgid" in self._without and verb in {"open", "mknod"}:
+            mask &= ~0o010
+        if "whiteout" in self._without and verb == "rename" and arguments[2] & WHITEOUT:
+            who = "root"
+        return [who, mask, verb, *arguments]
 
     def following(self, operation: Operation) -> Operation | None:
         """Perhaps a look at what *operation* was about."""
@@ -129,8 +146,9 @@ class Generator:
 
     def _mode(self) -> int:
         chance = self._chance
-        return chance.choice((0o644, 0o666, 0o600, 0o755, 0o777, 0o4755, 0o2755, 0o6777, 0o1777, 0o2777, 0, 0o070,
+        mode = chance.choice((0o644, 0o666, 0o600, 0o755, 0o777, 0o4755, 0o2755, 0o6777, 0o1777, 0o2777, 0, 0o070,
                               chance.randrange(0o10000)))  # fmt: skip
+        return mode | 0o010 if "setgid" in self._without and mode & stat.S_ISGID else mode
 
     def _owner(self) -> int:
         return self._chance.choice((-1, *(user.uid for user in USERS.values())))
@@ -290,15 +308,18 @@ class Generator:
         def bits() -> int:
             return chance.randrange(8)
 
+        def group_bits() -> int:
+            return bits() | ("setgid" in self._without)
+
         name = "system.posix_acl_" + chance.choice(("access", "default"))
         if chance.random() < 0.05:  # noqa: PLR2004
             return name, chance.choice(("", "02000000", "03000000", acl((1, 7, nobody)), acl((1, 9, nobody))))
-        owner, group, others = (1, bits(), nobody), (4, bits(), nobody), (0x20, bits(), nobody)
+        owner, group, others = (1, bits(), nobody), (4, group_bits(), nobody), (0x20, bits(), nobody)
         if chance.random() < 0.3:  # noqa: PLR2004
             return name, acl(owner, group, others)
         named = [(2, bits(), USERS["ann"].uid)] if self._yes() else []
         groups = [(8, bits(), 5555)] if self._yes() else []
-        return name, acl(owner, *named, group, *groups, (0x10, bits(), nobody), others)
+        return name, acl(owner, *named, group, *groups, (0x10, group_bits(), nobody), others)
 
     def _getxattr(self) -> list[Any]:
         return [self._path(), self._attribute(), self._yes()]

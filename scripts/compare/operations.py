@@ -229,7 +229,10 @@ class Side:
             return _digest(memory[:count])
 
     def do_seek(self, slot: int, offset: int, whence: int) -> int:
-        return os.lseek(self.fd(slot), offset, whence)
+        fd = self.fd(slot)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):  # offsets in a directory are the file system's own
+            return os.lseek(fd, 0, os.SEEK_SET)
+        return os.lseek(fd, offset, whence)
 
     def do_truncate(self, path: str, size: int) -> None:
         os.truncate(self.path(path), size)
