@@ -270,3 +270,15 @@ def test_a_mount_without_allow_other_is_closed_to_others(mount: Mount) -> None:
         assert as_user(body) == errno.EACCES
     finally:
         os.chdir("/")
+
+
+def test_roots_daemon_keeps_only_the_capabilities_that_it_needs(mount: Mount) -> None:
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{mount.pid}/status").read_text("utf-8").splitlines()
+        if ":\t" in line
+    )
+    kept = {number for number in range(64) if int(status["CapPrm"], 16) >> number & 1}
+    assert kept <= {0, 1, 2, 3, 4, 6, 7, 12, 19, 21, 24, 27, 31, 33}
+    assert not kept & {13, 16, 17, 22, 25}, "raw sockets, modules, raw I/O, reboot, time: of no use to a file system"
+    assert status["NoNewPrivs"] == "1"

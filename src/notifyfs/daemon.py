@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
-from notifyfs import mounts
+from notifyfs import mounts, syscalls
 from notifyfs.backing import Backing
 from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
@@ -37,6 +37,23 @@ log = logging.getLogger(__name__)
 _MOST_KEPT: Final = 4096  # descriptors kept for reuse, where the limit allows
 _MOST_TASKS: Final = 4096  # requests being waited for: 99, pyfuse3's default, stuck handlers would hang the mount
 _GRACE: Final = 2.0  # seconds that requests under way have after SIGTERM
+# What a daemon of root's keeps of its capabilities (capabilities(7)).
+_KEPT: Final = {
+    0: "CHOWN: chown for those who may",
+    1: "DAC_OVERRIDE: the kernel has checked the caller already",
+    2: "DAC_READ_SEARCH: the same",
+    3: "FOWNER: chmod, utimes, O_NOATIME for those who may",
+    4: "FSETID: setuid and setgid stay where they do for the caller",
+    6: "SETGID: acting as the caller or a subscriber",
+    7: "SETUID: the same",
+    12: "NET_ADMIN: a large buffer for an event descriptor (SO_SNDBUFFORCE)",
+    19: "SYS_PTRACE: which name a descriptor was opened by (/proc/TID/fd of others)",
+    21: "SYS_ADMIN: umount, trusted attributes",
+    24: "SYS_RESOURCE: root's reserved blocks and quotas",
+    27: "MKNOD: devices for those who may",
+    31: "SETFCAP: file capabilities for those who may",
+    33: "MAC_ADMIN: security labels for those who may",
+}
 _SIGALRM_SECONDS: Final = 0.1
 
 
@@ -70,6 +87,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
         daemon.settling.notes = Notes(fuse)
+        if os.geteuid() == 0:
+            syscalls.keep_capabilities(_KEPT)
         trio.run(daemon.run, listener, lambda: ready(path))
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 AT_EMPTY_PATH: Final = 0x1000
 AT_STATX_DONT_SYNC: Final = 0x4000
@@ -31,6 +31,8 @@ _AT_FDCWD: Final = -100
 _UTIME_OMIT: Final = (1 << 30) - 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _CAPABILITY_VERSION_3: Final = 0x20080522
+_WORD: Final = 32
+_PR_SET_NO_NEW_PRIVS: Final = 38
 _CAP_DAC_OVERRIDE: Final = 1 << 1
 _CAP_FSETID: Final = 1 << 4
 
@@ -152,6 +154,21 @@ def without_fsetid() -> Iterator[None]:
         yield
     finally:
         _libc.capset(_header(), before)
+
+
+def keep_capabilities(kept: Iterable[int]) -> None:
+    """Give up every capability (capabilities(7), by number) but *kept*, for good: programs started gain none either."""
+    header, data = _header(), ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, data))
+    effective, permitted, inheritable, *high = struct.unpack("=6I", data.raw)
+    low = sum(1 << number for number in kept if number < _WORD)
+    upper = sum(1 << number - _WORD for number in kept if number >= _WORD)
+    masks = (low, low, low, upper, upper, upper)
+    words = struct.pack(
+        "=6I", *(old & mask for old, mask in zip((effective, permitted, inheritable, *high), masks, strict=True))
+    )
+    _check(_libc.capset(_header(), words))
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def _header() -> ctypes.Array[ctypes.c_char]:
