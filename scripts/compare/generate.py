@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
 
-from compare.operations import USERS, acl
+from compare.operations import USERS, UTIME_NOW, UTIME_OMIT, acl
 
 if TYPE_CHECKING:
     import random
@@ -20,7 +20,6 @@ ATTRIBUTES: Final = ("user.a", "user.b", "user.long" + "g" * 240, "trusted.t", "
 CAPABILITY: Final = "01000002" + "00200000" + "00000000" * 3
 """cap_net_raw, effective (struct vfs_cap_data)."""
 WHO: Final = (("root", 60), ("ann", 25), ("bob", 15))
-UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 DEEPEST: Final = 5
 BIGGEST: Final = 1 << 20
@@ -68,13 +67,11 @@ class Generator:
         mask = self._chance.choice((0, 0o022, 0o077, 0o027))
         if "setgid" in self._without and verb in {"open", "mknod"}:
             mask &= ~0o010
-        if "whiteout" in self._without and verb == "rename" and arguments[2] & WHITEOUT:
-            who = "root"
         return [who, mask, verb, *arguments]
 
     def following(self, operation: Operation) -> Operation | None:
         """Perhaps a look at what *operation* was about."""
-        paths = [each for each in operation[3:] if isinstance(each, str) and each.startswith((self._base, "free/"))]
+        paths = [each for each in operation[3:] if isinstance(each, str) and each.startswith((self._base, "free/d"))]
         if not paths or self._chance.random() > 0.3:  # noqa: PLR2004 - not always: a look refreshes caches
             return None
         path = self._chance.choice(paths)
@@ -114,7 +111,7 @@ class Generator:
             path = self._below(chance.choice(self._known) if self._known and chance.random() < 0.6 else self._base)  # noqa: PLR2004
         odd = chance.random()
         if odd < 0.01:  # noqa: PLR2004
-            path += chance.choice(("/", "/.", "/..", "/" + "n" * 256))
+            path += chance.choice(("/", "/.", "/" + "n" * 256, *(["/.."] if path.startswith(self._base) else [])))
         elif odd < 0.04:  # noqa: PLR2004
             path = f"@{self._slot()}" + chance.choice(("", "/" + chance.choice(self._names)))
         return path
@@ -140,6 +137,10 @@ class Generator:
         if chance.random() < 0.005:  # noqa: PLR2004
             return chance.choice((-1, FOREVER, 1 << 45))
         return chance.choice((0, 1, 4095, 4096, 8192, chance.randrange(100_000), chance.randrange(BIGGEST)))
+
+    def _near(self) -> int:
+        offset = self._offset()
+        return min(offset, BIGGEST) if "far" in self._without else offset
 
     def _seed(self) -> int:
         return self._chance.randrange(1 << 20)
@@ -207,7 +208,7 @@ class Generator:
         return [self._slot(), self._chance.randrange(1, 5), self._seed(), self._chance.randrange(20), self._yes()]
 
     def _seek(self) -> list[Any]:
-        return [self._slot(), self._offset(), self._chance.choice((os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, 77))]
+        return [self._slot(), self._near(), self._chance.choice((os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, 77))]
 
     def _truncate(self) -> list[Any]:
         return [self._path(), self._offset()]
@@ -226,7 +227,7 @@ class Generator:
         return [self._slot(), self._slot(), self._length(), self._offset(), self._offset()]
 
     def _sendfile(self) -> list[Any]:
-        return [self._slot(), self._slot(), self._length(), self._offset()]
+        return [self._slot(), self._slot(), self._length(), self._near()]
 
     def _mkdir(self) -> list[Any]:
         return [self._new(), self._mode() | (0o700 if self._chance.random() < 0.8 else 0)]  # noqa: PLR2004
@@ -239,6 +240,8 @@ class Generator:
 
     def _rename(self) -> list[Any]:
         flags = self._chance.choice((0, 0, 0, NOREPLACE, EXCHANGE, WHITEOUT, NOREPLACE | EXCHANGE, 8))
+        if "whiteout" in self._without:
+            flags &= ~WHITEOUT
         return [self._path(), self._path(new=0.5), flags]
 
     def _link(self) -> list[Any]:

@@ -29,6 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _BLOCK: Final = 4096
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 
 class User(NamedTuple):
@@ -62,7 +63,7 @@ def described(found: os.stat_result) -> list[Any]:
         found.st_gid,
         None if kind == stat.S_IFDIR else found.st_size,
         found.st_rdev,
-        moment(found.st_mtime_ns),
+        _modified(found),
     ]
 
 
@@ -118,13 +119,13 @@ class Side:
         _call("renameat2", _AT_FDCWD, *arguments)
 
     def do_link(self, old: str, new: str, follow: bool) -> None:
-        os.link(self.path(old), self.path(new), follow_symlinks=follow)
+        os.link(self.path(old), self.path(new), follow_symlinks=_following(old, follow))
 
     def do_symlink(self, target: str, path: str) -> None:
         os.symlink(target, self.path(path))
 
     def do_readlink(self, path: str) -> str:
-        return os.readlink(self.path(path))
+        return os.readlink(self.path(path)).removeprefix(self.root)  # of a descriptor's link it is a whole path
 
     def do_mknod(self, path: str, mode: int, device: int) -> None:
         os.mknod(self.path(path), mode, device)
@@ -139,7 +140,7 @@ class Side:
     # Attributes
 
     def do_stat(self, path: str, follow: bool) -> list[Any]:
-        return described(os.stat(self.path(path), follow_symlinks=follow))
+        return described(os.stat(self.path(path), follow_symlinks=_following(path, follow)))
 
     def do_fstat(self, slot: int) -> list[Any]:
         return described(os.fstat(self.fd(slot)))
@@ -154,36 +155,36 @@ class Side:
         os.fchmod(self.fd(slot), mode)
 
     def do_chown(self, path: str, uid: int, gid: int, follow: bool) -> None:
-        os.chown(self.path(path), uid, gid, follow_symlinks=follow)
+        os.chown(self.path(path), uid, gid, follow_symlinks=_following(path, follow))
 
     def do_fchown(self, slot: int, uid: int, gid: int) -> None:
         os.fchown(self.fd(slot), uid, gid)
 
     def do_utimes(self, path: str, times: list[int], follow: bool) -> list[Any]:
         """Set the times and say what they are now; *times* has seconds and nanoseconds of each (utimensat(2))."""
-        flags = 0 if follow else _AT_SYMLINK_NOFOLLOW
+        flags = 0 if _following(path, follow) else _AT_SYMLINK_NOFOLLOW
         whole = self.path(path)
         _call("utimensat", _AT_FDCWD, os.fsencode(whole), (ctypes.c_long * 4)(*times), flags)
-        found = os.stat(whole, follow_symlinks=follow)
-        return [moment(found.st_atime_ns), moment(found.st_mtime_ns)]
+        found = os.stat(whole, follow_symlinks=_following(path, follow))
+        return _times_of(found, times)
 
     def do_futimes(self, slot: int, times: list[int]) -> list[Any]:
         fd = self.fd(slot)
         _call("futimens", fd, (ctypes.c_long * 4)(*times))
         found = os.fstat(fd)
-        return [moment(found.st_atime_ns), moment(found.st_mtime_ns)]
+        return _times_of(found, times)
 
     def do_setxattr(self, path: str, name: str, value: str, flags: int, follow: bool) -> None:
-        os.setxattr(self.path(path), name, bytes.fromhex(value), flags, follow_symlinks=follow)
+        os.setxattr(self.path(path), name, bytes.fromhex(value), flags, follow_symlinks=_following(path, follow))
 
     def do_getxattr(self, path: str, name: str, follow: bool) -> str:
-        return os.getxattr(self.path(path), name, follow_symlinks=follow).hex()
+        return os.getxattr(self.path(path), name, follow_symlinks=_following(path, follow)).hex()
 
     def do_removexattr(self, path: str, name: str, follow: bool) -> None:
-        os.removexattr(self.path(path), name, follow_symlinks=follow)
+        os.removexattr(self.path(path), name, follow_symlinks=_following(path, follow))
 
     def do_listxattr(self, path: str, follow: bool) -> list[str]:
-        return sorted(os.listxattr(self.path(path), follow_symlinks=follow))
+        return sorted(os.listxattr(self.path(path), follow_symlinks=_following(path, follow)))
 
     # Files
 
@@ -306,6 +307,21 @@ def _call(name: str, *arguments: object) -> None:
     if getattr(_libc, name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+def _following(path: str, follow: bool) -> bool:
+    """Whether to follow the last link: a slot's always, because that link itself is /proc's."""
+    return follow or (path.startswith("@") and "/" not in path)
+
+
+def _times_of(found: os.stat_result, times: list[int]) -> list[Any]:
+    """Both times; the access time only where it was set, because cached reads do not move the mount's."""
+    return [moment(found.st_atime_ns) if times[1] != UTIME_OMIT else None, _modified(found)]
+
+
+def _modified(found: os.stat_result) -> int | str | None:
+    """The modification time; not a FIFO's, because writing to one goes through the kernel only."""
+    return None if stat.S_ISFIFO(found.st_mode) else moment(found.st_mtime_ns)
 
 
 def _digest(data: bytes) -> str:

@@ -39,7 +39,7 @@ def _describe(root: str, *, same: bool) -> dict[str, list[Any]]:
         if not stat.S_ISDIR(found.st_mode):
             facts.append("is " + first.setdefault(key, name))
         if same:
-            facts += [found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+            facts += [found.st_mtime_ns, found.st_ctime_ns, found.st_ino if name else "root"]
         if stat.S_ISREG(found.st_mode):
             facts.append(_checksum(path))
         elif stat.S_ISLNK(found.st_mode):

@@ -87,9 +87,7 @@ class Resolver:
         *device, number = syscalls.identify(fd)
         if tuple(device) != self._device:
             raise OSError(errno.EXDEV, "a descriptor of another file system")
-        inodes = self._backing.inodes
-        # The kernel makes the root as number 1, and takes over our st_ino with its first GETATTR.
-        inode = inodes[ROOT if number == inodes.root.ino else number]
+        inode = self._backing.inodes[number]
         self._admit(inode, mask, peer)
         return inode
 
