@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002, PLR0913, PLR0917 - a handler has pyfuse3's signature
 """Sources that fail: small disks, and a file system whose requests are refused on demand, or never answered."""
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class FaultySource:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], 20)
-        assert ready and self._process.stdout.read(1), "the faulty file system does not start"
+        assert ready, "the faulty file system does not start"
+        assert self._process.stdout.read(1), "the faulty file system has ended"
 
     @property
     def pid(self) -> int:
@@ -120,7 +122,7 @@ class FaultySource:
 
     @contextlib.contextmanager
     def failing(self, request: str, number: int) -> Iterator[None]:
-        """Each *request* (a name of ``_Server``'s) is answered with this errno meanwhile, and not done."""
+        """Each *request* (a handler of ``_Server``, or "lookup NAME") is refused with this errno meanwhile."""
         fault = self._faults / request
         fault.with_suffix(".new").write_text(str(number), "ascii")
         fault.with_suffix(".new").rename(fault)
@@ -161,6 +163,12 @@ class Asker:
     def answered(self, seconds: float) -> bool:
         """Whether the function has ended, or does within *seconds*."""
         return bool(select.select([self._pipe], [], [], seconds)[0])
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the child waits in the kernel for something (proc(5), state)."""
+        state = Path(f"/proc/{self._child}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+        return state in ("S", "D")
 
     def result(self, seconds: float = 10) -> Any:
         """What it returned; AssertionError when it failed, or is not done within *seconds*."""
@@ -246,6 +254,7 @@ class _Server(pyfuse3.Operations):  # type: ignore[misc]
 
     async def lookup(self, parent: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         self._asked("lookup")
+        self._asked(f"lookup {os.fsdecode(name)}")
         return self._attributes(self._child(parent, name))
 
     async def getattr(self, number: int, ctx: Any) -> pyfuse3.EntryAttributes:
@@ -282,9 +291,7 @@ class _Server(pyfuse3.Operations):  # type: ignore[misc]
         self._asked("rmdir")
         del self._nodes[parent].names[name]
 
-    async def rename(
-        self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: Any
-    ) -> None:
+    async def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: Any) -> None:
         self._asked("rename")
         moved = self._child(old_parent, old)
         del self._nodes[old_parent].names[old]

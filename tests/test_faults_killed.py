@@ -1,4 +1,4 @@
-"""kill -9, of the daemon under load and of its callers: what was acknowledged stays, and the next mount needs no help."""
+"""kill -9, of the daemon and of its callers: what was acknowledged stays, and the next mount needs no help."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def doomed(fuse: None, tmp_path: Path) -> Iterator[Callable[[], Mount]]:
 
 
 def kill_under_load(mount: Mount, here: Path, behind: Path) -> None:
-    """Kill the daemon while four processes work in *here*, which *behind* is past the mount, and judge what is there."""
+    """Kill the daemon while four processes work in *here*, and judge what *behind*, the same in the source, holds."""
     files = ["content0", "content1", "content2"]
     writers = [start_child(lambda name=name: write_content(here / name)) for name in files]  # type: ignore[misc]
     changer = start_child(lambda: change_names(here / "names"))
@@ -223,7 +223,7 @@ def callers(root: Path) -> Iterator[None]:
 
 
 def test_callers_killed_in_the_middle_of_their_requests_never_freeze_the_daemon(mount: Mount) -> None:
-    """pyfuse3 reads the request of a caller that is gone, and would sleep until the next: nobody else is here to ask."""
+    """pyfuse3 reads the request of a caller that is gone, and would sleep until the next: and nobody else asks here."""
     slowest = 0.0
     with contextlib.closing(Subscriber(mount.socket, timeout=10 * HEARTBEAT)) as heart:
         for _ in range(CALLERS // TOGETHER):

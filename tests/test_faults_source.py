@@ -218,7 +218,8 @@ def test_no_inodes_left_makes_no_half_made_file_and_no_event(
             ["stat", "read", "list", "chmod"], "done"
         )
         os.unlink(filled[0])
-        put(mount.root / "after")
+        # Its inode is free when the kernel has told the daemon to forget it, soon after unlink(2).
+        wait_until(lambda: outcome(lambda root: put(root / "after"), mount.root) == "done")
         assert get(mount.source / "after") == b"content"
         mount.finish()
 
@@ -338,7 +339,9 @@ def test_a_request_that_the_source_fails_is_eio(
     assert get(faulty.root / "file") == CONTENT[:100_000]
 
 
-@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.ENOMEM], ids=lambda number: errno.errorcode[number])
+@pytest.mark.parametrize(
+    "number", [errno.EDQUOT, errno.ENOSPC, errno.ENOMEM], ids=lambda number: errno.errorcode[number]
+)
 def test_what_the_source_has_no_room_for_is_refused_with_its_errno(
     faulty: FaultySource, mounted: Callable[..., Mount], number: int
 ) -> None:
@@ -362,6 +365,23 @@ def test_a_listing_is_whole_or_an_error(faulty: FaultySource, mounted: Callable[
         except OSError as error:
             assert error.errno == errno.EIO  # noqa: PT017 - either is right
     assert set(os.listdir(mount.root)) == names
+
+
+def test_a_listing_that_fails_in_the_middle_leaves_nothing_behind(
+    faulty: FaultySource, mounted: Callable[..., Mount]
+) -> None:
+    """The kernel forgets what it was told of, and it was told nothing by an answer that was an error."""
+    names = {f"f{number}" for number in range(200)}
+    mount = mounted("cache=never", source=faulty.root)
+    with contextlib.closing(Subscriber(mount.socket)) as subscriber:
+        before = subscriber.statistics()["mount"]["inodes"]
+        for name in names:
+            put(faulty.root / name)
+        with faulty.failing("lookup f150", errno.EIO):
+            outcome(os.listdir, mount.root)
+        for name in names:
+            os.unlink(mount.root / name)
+        wait_until(lambda: subscriber.statistics()["mount"]["inodes"] == before, 3, "the inodes are forgotten")
 
 
 def test_what_was_acknowledged_before_a_fault_is_there_after_it(

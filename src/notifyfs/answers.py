@@ -83,11 +83,14 @@ def may_wait(
 
 
 def translated(error: Exception, operation: str) -> FUSEError:
-    """The answer for *error*: its errno, or EIO and a line in the log for what should not happen."""
+    """The answer for *error*: its errno, ENOMEM, or EIO and a line in the log for what should not happen."""
     if isinstance(error, FUSEError):
         return error
     if isinstance(error, OSError) and error.errno:
         log.debug("%s: %s", operation, error)
         return FUSEError(error.errno)
+    if isinstance(error, MemoryError):
+        log.warning("%s: out of memory", operation)
+        return FUSEError(errno.ENOMEM)
     log.error("%s failed", operation, exc_info=error)
     return FUSEError(errno.EIO)

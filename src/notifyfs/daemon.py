@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import os
 import resource
 import signal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
-from notifyfs import mounts, syscalls
+from notifyfs import logs, mounts, syscalls
 from notifyfs.backing import Backing
 from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
@@ -63,7 +62,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
     Main thread only: it installs signal handlers and changes the process's umask. *ready* is called
     with the control socket's path once the mount answers. MountError: nothing is mounted.
     """
-    _configure_log(options)
+    logs.configure(options)
     limit = _raise_descriptor_limit()
     source, mountpoint = mountinfo.real(source), mountinfo.real(mountpoint)
     with contextlib.ExitStack() as stack:
@@ -271,15 +270,3 @@ def _raise_descriptor_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else 1 << 20
-
-
-def _configure_log(options: Options) -> None:
-    handler: logging.Handler
-    if options.log is not None:
-        handler = logging.FileHandler(options.log)
-    elif os.isatty(2) or os.fstat(2).st_rdev != os.stat(os.devnull).st_rdev:
-        handler = logging.StreamHandler()
-    else:  # in the background
-        handler = logging.handlers.SysLogHandler("/dev/log") if os.path.exists("/dev/log") else logging.NullHandler()
-    handler.setFormatter(logging.Formatter("notifyfs[%(process)d]: %(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if options.debug else logging.INFO, handlers=[handler], force=True)

@@ -251,10 +251,12 @@ class Operations(pyfuse3.Operations):
             self.report.tell_change(operation, node, ctx, handle.entry if handle else None)
         return self._attributes(node, found)
 
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        # Found also while the source hangs.
+        return self._socket if name == SOCKET_ATTRIBUTE else await self._getxattr(inode, name)
+
     @on_source
-    def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        if name == SOCKET_ATTRIBUTE:
-            return self._socket
+    def _getxattr(self, inode: InodeT, name: bytes) -> bytes:
         return os.getxattr(magic(self.backing.fd(self.inodes[inode])), name)
 
     @on_source
@@ -373,21 +375,27 @@ class Operations(pyfuse3.Operations):
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         handle = self.handles[fh]
         directory = handle.entry.inode
+        if self._access != "off":  # also of a listing that fails (measured)
+            self.report.tell_by("read", handle.entry, handle.caller)
         if start_id == 0:
             handle.names = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]
+        accepted = 0
         for position in range(start_id, len(handle.names)):
             name = handle.names[position]
             try:
                 inode, found = self._listed(directory, handle.fd, name)
             except FileNotFoundError:
                 continue  # removed since the listing was taken
+            except OSError:
+                if not accepted:
+                    raise
+                break  # the kernel remembers what was listed; the next call begins with the error
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode, found), position + 1):
                 self.inodes.reap(inode)
                 break
+            accepted += 1
             if name not in (b".", b".."):
                 inode.lookups += 1
-        if self._access != "off":
-            self.report.tell_by("read", handle.entry, handle.caller)
 
     @at_once
     def releasedir(self, fh: FileHandleT) -> None:
