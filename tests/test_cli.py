@@ -424,3 +424,28 @@ def test_the_doctor_says_what_is_missing_and_how_to_mend_it(tmp_path: Path) -> N
     assert done.returncode == 1
     assert re.search(r"^missing +/dev/fuse: does not exist\n +as root: modprobe fuse; ", done.stdout, re.MULTILINE)
     assert done.stderr == "notifyfs: this machine cannot mount yet; mend what is missing above\n"
+
+
+def test_a_log_that_cannot_be_written_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+    for name in ("source", "mount"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "notifyfs.cli",
+            "mount",
+            "-o",
+            "log=/nonexistent/x",
+            tmp_path / "source",
+            tmp_path / "mount",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "notifyfs: /nonexistent/x: the log: No such file or directory; choose another with -o log=FILE\n"
+    )

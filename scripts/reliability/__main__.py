@@ -1,10 +1,11 @@
-"""``python scripts/reliability``: see ``--help``. Exit code 1 when something went wrong, with one line that says what."""
+"""``python scripts/reliability``: see ``--help``. Exit code 1 when it was not done right, and why."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +18,12 @@ def main() -> int:
         prog="reliability", description="Real work on a notifyfs mount, checked by the programs' own means. Needs root."
     )
     parser.add_argument("--plain", action="store_true", help="on a plain directory instead, to compare the times")
-    parser.add_argument("--under", type=Path, default=Path("/tmp"), help="where to make the place (default: /tmp)")  # noqa: S108
+    parser.add_argument(
+        "--under",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where to make the place (default: that for temporary files)",
+    )
     parser.add_argument("--option", "-o", action="append", default=[], help="a mount option, besides allow_other")
     commands = parser.add_subparsers(dest="command", required=True, metavar="WORKLOAD")
     build = commands.add_parser("build", help="build Debian's zlib and sqlite3, and run their tests, as nobody")
@@ -27,7 +33,9 @@ def main() -> int:
     database.add_argument("--seconds", type=int, default=300, help="of pgbench in all (default: 300)")
     database.add_argument("--scale", type=int, default=10, help="pgbench's (default: 10, which is 150 MB)")
     database.add_argument("--clients", type=int, default=8, help="pgbench's (default: 8)")
-    wal = commands.add_parser("sqlite", help="four writers and two readers on one database in WAL mode, one writer killed")
+    wal = commands.add_parser(
+        "sqlite", help="four writers and two readers on one database in WAL mode, one writer killed"
+    )
     wal.add_argument("--seconds", type=int, default=60, help="of writing (default: 60)")
     wal.add_argument("--writers", type=int, default=4, help="how many (default: 4)")
     arguments = parser.parse_args()

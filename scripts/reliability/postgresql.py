@@ -36,7 +36,9 @@ class Database:
         self._log = place.aside / "postgresql.log"
         self._server: subprocess.Popen[str] | None = None
 
-    def _popen(self, program: str, *words: str | Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
+    def _popen(
+        self, program: str, *words: str | Path, stdout: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         """Start one of PostgreSQL's programs."""
         return subprocess.Popen(
             [self._binaries / program, *words],
@@ -93,7 +95,8 @@ class Database:
 
     def kill(self) -> None:
         """``kill -9`` of the postmaster; returns when it and all that it had started are gone."""
-        assert self._server is not None
+        if self._server is None:
+            raise Failed("the server was not started")
         family = _children(self._server.pid)
         self._server.kill()
         self._server.wait()
@@ -167,7 +170,9 @@ def _work(place: Place, database: Database, *, seconds: int, scale: int, clients
     database.stop()
     said = database.call("pg_checksums", "--check", "-D", database.data)
     clock.done("clean stop; pg_checksums: " + ", ".join(re.findall(r"(?:Blocks scanned|Bad checksums): +\d+", said)))
-    bad = [line for line in database.log().splitlines() if re.search(r"PANIC|could not (?:fsync|write|read|open)", line)]
+    bad = [
+        line for line in database.log().splitlines() if re.search(r"PANIC|could not (?:fsync|write|read|open)", line)
+    ]
     if bad:
         raise Failed(f"PostgreSQL complained:\n{chr(10).join(bad[:20])}")
 

@@ -12,13 +12,13 @@ import signal
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reliability.stage import Clock, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from reliability.stage import Place
 
@@ -42,7 +42,7 @@ def work(place: Place, *, seconds: int, writers: int) -> None:
     least = _last(doomed[1])
     written, read = sum(told[:writers]), sum(told[writers:])
     clock.done(
-        f"{writers} writers: {written} transactions; one more was killed -9 after {least}; {READERS} readers: {read} sums"
+        f"{writers} writers: {written} transactions; one more killed after {least}; {READERS} readers: {read} sums"
     )
     for each, root in (("the mount", place.root), ("the source", place.source)):
         with closing(sqlite3.connect(root / "work.db")) as database:
@@ -68,11 +68,13 @@ def _create(path: Path) -> None:
             raise Failed(f"SQLite has no WAL here, but {mode}")
         with database:
             database.execute("create table account (id integer primary key, balance integer not null)")
-            database.execute("create table log (writer integer, number integer, text text, primary key (writer, number))")
+            database.execute(
+                "create table log (writer integer, number integer, text text, primary key (writer, number))"
+            )
             database.executemany("insert into account values (?, 100)", ((number,) for number in range(ACCOUNTS)))
 
 
-def _write(path: Path, me: int, deadline: float, say: Callable[[int], None]) -> None:
+def _write(path: Path, me: int, deadline: float, say: Callable[[int], object]) -> None:
     """Move money and log it, each time in one transaction; say how many are committed."""
     with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
         database.execute("pragma synchronous = full")
@@ -88,7 +90,7 @@ def _write(path: Path, me: int, deadline: float, say: Callable[[int], None]) -> 
             say(number)
 
 
-def _read(path: Path, _me: int, deadline: float, say: Callable[[int], None]) -> None:
+def _read(path: Path, _me: int, deadline: float, say: Callable[[int], object]) -> None:
     """Each snapshot must be of whole transactions."""
     with closing(sqlite3.connect(path, timeout=60)) as database:
         number = 0
@@ -102,7 +104,7 @@ def _read(path: Path, _me: int, deadline: float, say: Callable[[int], None]) -> 
 
 
 def _start(
-    function: Callable[[Path, int, float, Callable[[int], None]], None], path: Path, number: int, deadline: float
+    function: Callable[[Path, int, float, Callable[[int], object]], None], path: Path, number: int, deadline: float
 ) -> tuple[int, int]:
     """Run *function* in another process: its id, and a descriptor of a file that has the last number said."""
     fd = os.memfd_create("count")

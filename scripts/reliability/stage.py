@@ -25,7 +25,7 @@ class Failed(Exception):  # noqa: N818 - what is said of the workload
 
 @attrs.frozen
 class Place:
-    """*root* is where the work is done, *source* the same directory without notifyfs; *aside* is another, not mounted."""
+    """*root* is where the work is done, *source* the same without notifyfs; *aside* is not mounted."""
 
     root: Path
     source: Path

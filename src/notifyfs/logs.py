@@ -13,6 +13,8 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from notifyfs.mounts import MountError
+
 if TYPE_CHECKING:
     from notifyfs.options import Options
 
@@ -21,10 +23,16 @@ _PIPE_BUF: Final = 4096  # what poll(2) promises to be writable at once (pipe(7)
 
 
 def configure(options: Options) -> None:
-    """Log to the file that *options* names, else to standard error, else (in the background) to syslog."""
+    """Log to the file that *options* names, else to standard error, else (in the background) to syslog.
+
+    MountError: the file cannot be opened.
+    """
     handler: logging.Handler
     if options.log is not None:
-        handler = logging.FileHandler(options.log)
+        try:
+            handler = logging.FileHandler(options.log)
+        except OSError as error:
+            raise MountError(f"{options.log}: the log: {error.strerror}; choose another with -o log=FILE") from error
     elif os.isatty(_STDERR) or os.fstat(_STDERR).st_rdev != os.stat(os.devnull).st_rdev:
         handler = Unhurried()
     elif os.path.exists("/dev/log"):

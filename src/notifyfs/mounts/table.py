@@ -140,7 +140,7 @@ def _check_directory(path: str, what: str) -> None:
         remedies = {
             errno.ENOENT: f"create it: mkdir -p {path}",
             errno.EACCES: "ask for search permission on the directories above it, or run as root",
-            errno.ENOTCONN: f"its daemon is gone; clear it with: umount -l {path}",
+            errno.ENOTCONN: f"its daemon is gone; clear it with: notifyfs umount {path}",
         }
         remedy = remedies.get(error.errno or 0, "choose another directory")
         raise MountError(f"{path}: the {what}: {error.strerror}; {remedy}") from error
@@ -154,7 +154,10 @@ def _answers(mountpoint: str) -> bool:
     A child asks, because a request that a stuck daemon has read cannot even be killed.
     """
     ask = "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as error: sys.exit(error.errno)"
-    child = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ask, mountpoint], os.environ)
+    try:
+        child = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ask, mountpoint], os.environ)
+    except OSError:
+        return True  # this user may not start this Python (it is in root's home, say): nobody can be asked
     descriptor = os.pidfd_open(child)
     try:
         if not select.select([descriptor], [], [], _PATIENCE)[0]:
