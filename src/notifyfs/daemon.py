@@ -19,7 +19,7 @@ from notifyfs.backing import Backing
 from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
 from notifyfs.notes import Notes
-from notifyfs.operations import Operations
+from notifyfs.operations import MOST_TASKS, Operations
 from notifyfs.origins import Caller
 from notifyfs.patience import Patience, may_hang
 from notifyfs.resolve import Resolver
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_KEPT: Final = 4096  # descriptors kept for reuse, where the limit allows
-_MOST_TASKS: Final = 4096  # requests being waited for: 99, pyfuse3's default, stuck handlers would hang the mount
 _GRACE: Final = 2.0  # seconds that requests under way have after SIGTERM
 # What a daemon of root's keeps of its capabilities (capabilities(7)).
 _KEPT: Final = {
@@ -75,7 +74,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         listener = stack.enter_context(_listening(path, options))
         hangs = may_hang(source)
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
-        stack.callback(_detach, mountpoint, fuse, _device(mountpoint))
+        stack.callback(_close, fuse)
+        stack.callback(_detach, mountpoint, _device(mountpoint))
         mounts.register(mountpoint, source, path, os.getpid())
         stack.callback(mounts.unregister, mountpoint)
         # Its operations name their modes and the callers' umasks themselves.
@@ -85,9 +85,9 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
             daemon.be_patient()
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
-        daemon.settling.notes = Notes(fuse)
         if os.geteuid() == 0:
-            syscalls.keep_capabilities(_KEPT)
+            syscalls.keep_capabilities(_KEPT)  # of this thread, and those that it will start
+        daemon.settling.notes = Notes(fuse)
         trio.run(daemon.run, listener, lambda: ready(path))
 
 
@@ -161,7 +161,7 @@ class _Daemon:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
-                await pyfuse3.main(max_tasks=_MOST_TASKS)
+                await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
             self.watches.give_up(self.watches.undecided)
             self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
@@ -180,8 +180,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)
-                with contextlib.suppress(mounts.MountError):  # another hand has unmounted it
-                    mounts.detach(self.mountpoint, lazy=True)
+                _detach(self.mountpoint, self.device)
                 pyfuse3.terminate()
                 await trio.sleep(_GRACE)
                 serving.cancel()  # a request under way does not come to an end
@@ -235,19 +234,21 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
 
 
-def _device(mountpoint: str) -> str | None:
-    line = mountinfo.top(mountpoint, mountinfo.read())
-    return line.device if line else None
-
-
-def _detach(mountpoint: str, fuse: int, device: str | None) -> None:
-    """Whatever ended the daemon: leave no dead mount behind."""
-    line = mountinfo.top(mountpoint, mountinfo.read())
-    if line is not None and line.fstype == mountinfo.NOTIFYFS and line.device == device:
-        with contextlib.suppress(mounts.MountError):  # unmounted meanwhile
-            mounts.detach(mountpoint, lazy=True)
+def _close(fuse: int) -> None:
     with contextlib.suppress(OSError):  # pyfuse3 may have closed it
         os.close(fuse)
+
+
+def _device(mountpoint: str) -> str | None:
+    line = mountinfo.top(mountpoint, mountinfo.read())
+    return line.device if line is not None and line.fstype == mountinfo.NOTIFYFS else None
+
+
+def _detach(mountpoint: str, device: str | None) -> None:
+    """Unmount our own mount, if it is still there: not what somebody has mounted on top or after it."""
+    if _device(mountpoint) == device:
+        with contextlib.suppress(mounts.MountError):  # unmounted meanwhile
+            mounts.detach(mountpoint, lazy=True)
 
 
 @contextlib.contextmanager

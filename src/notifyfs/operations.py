@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import attrs
 import pyfuse3
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SOCKET_ATTRIBUTE: Final = b"notifyfs.socket"
 
 # The kernel has done these for us (path walk, append position, exclusive create) or they would
@@ -45,6 +47,9 @@ SOCKET_ATTRIBUTE: Final = b"notifyfs.socket"
 _DROPPED_FLAGS: Final = (
     os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_APPEND | os.O_DIRECT | 0x20
 )
+
+MOST_TASKS: Final = 4096
+"""Requests being waited for at once: 99, pyfuse3's default, stuck handlers would hang the mount."""
 
 # Seconds: entries and attributes, for each cache policy.
 TIMEOUTS: Final = {"never": 0.0, "auto": 1.0, "always": 86400.0}
@@ -100,6 +105,8 @@ class Operations(pyfuse3.Operations):
         if access != "off":
             watches.listening = self._drop_pages
         self._own = (os.geteuid(), os.getegid())
+        # Each of the requests that pyfuse3 lets wait may need one: those stuck on one file must not stop the others.
+        self._threads = trio.CapacityLimiter(MOST_TASKS)
 
     # Names
 
@@ -170,9 +177,11 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
         self.report.moved_on(ctx.pid)
-        subject = self._entry_at(source, name_old)
+        subject = self._check_known(source, name_old)
+        self.inodes.check_move(subject, target)
         if flags & syscalls.RENAME_EXCHANGE:
-            other = self._entry_at(target, name_new)
+            other = self._check_known(target, name_new)
+            self.inodes.check_move(other, source)
             self._rename(source, name_old, target, name_new, flags)
             self.inodes.exchange(subject, other)
             self.report.moved(subject)
@@ -184,13 +193,14 @@ class Operations(pyfuse3.Operations):
         victim, fd = None, -1
         if not flags & syscalls.RENAME_NOREPLACE:
             with suppress(FileNotFoundError):
-                victim, fd = self.backing.hold(target, name_new)
+                victim, fd = self._hold_known(target, name_new)
         try:
             self._rename(source, name_old, target, name_new, flags)
             dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)
         except BaseException:
             if victim is not None:
                 os.close(fd)
+                self.inodes.reap(victim.inode)
             raise
         self.inodes.move(subject, target, name_new)
         self.report.moved(subject)
@@ -312,12 +322,11 @@ class Operations(pyfuse3.Operations):
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            # It appeared behind the mount after the kernel had looked: then this is a plain open.
-            entry, found = self.backing.look(parent, name)
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(errno.ESTALE, "appeared behind the mount", name) from None
-            return self._open(entry, flags, ctx), self._told(entry.inode, found)
+            # It appeared behind the mount after the kernel had looked. It must not be opened here: the
+            # kernel believes that it was created, and would not check its permissions. ESTALE makes it look again.
+            raise OSError(errno.ESTALE, "appeared behind the mount", name) from None
         found = os.fstat(fd)
+        self.inodes.renew(found.st_dev, found.st_ino)
         entry = self.backing.enter(parent, name, found)
         info = self._handle(fd, entry, flags, ctx, found)
         self.report.tell("create", entry, ctx)
@@ -333,7 +342,7 @@ class Operations(pyfuse3.Operations):
         # pyfuse3 takes any buffer, whatever its types say.
         data = _read_cached(handle.fd, size, off) if self.source_answers is None else None
         if data is None:
-            data = await trio.to_thread.run_sync(os.pread, handle.fd, size, off, abandon_on_cancel=True)
+            data = await self._in_thread(os.pread, handle.fd, size, off)
         if data and self._access != "off":
             self.report.tell_by("read", handle.entry, handle.caller)
         return data
@@ -344,7 +353,7 @@ class Operations(pyfuse3.Operations):
         if self.source_answers is None:
             written = _write(handle.fd, buf, off)
         else:
-            written = await trio.to_thread.run_sync(_write, handle.fd, buf, off, abandon_on_cancel=True)
+            written = await self._in_thread(_write, handle.fd, buf, off)
         self.report.tell_by("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
         return written
 
@@ -359,7 +368,7 @@ class Operations(pyfuse3.Operations):
     @may_wait
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         sync = os.fdatasync if datasync else os.fsync
-        await trio.to_thread.run_sync(sync, self.handles[fh].fd, abandon_on_cancel=True)
+        await self._in_thread(sync, self.handles[fh].fd)
 
     # Directories
 
@@ -403,9 +412,12 @@ class Operations(pyfuse3.Operations):
 
     @may_wait
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await trio.to_thread.run_sync(os.fsync, self.handles[fh].fd, abandon_on_cancel=True)
+        await self._in_thread(os.fsync, self.handles[fh].fd)
 
     # Doing
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._threads)
 
     def _drop_pages(self, inode: Inode, mask: int) -> None:
         """Open files that are now watched for reads: let each be told once more (see ``_handle``)."""
@@ -439,7 +451,10 @@ class Operations(pyfuse3.Operations):
             os.umask(0)
 
     def _made(self, operation: str, parent: Inode, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        entry, found = self.backing.look(parent, name)
+        found = os.stat(name, dir_fd=self.backing.fd(parent), follow_symlinks=False)
+        if operation == "make":
+            self.inodes.renew(found.st_dev, found.st_ino)
+        entry = self.backing.enter(parent, name, found)
         self.report.tell(operation, entry, ctx)
         return self._told(entry.inode, found)
 
@@ -448,7 +463,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = self.inodes[parent_inode]
         self.report.moved_on(ctx.pid)
-        entry, fd = self.backing.hold(parent, name)
+        entry, fd = self._hold_known(parent, name)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
             call(name, dir_fd=self.backing.fd(parent))
@@ -468,8 +483,26 @@ class Operations(pyfuse3.Operations):
         else:
             self.backing.pin(inode, fd)
 
-    def _entry_at(self, parent: Inode, name: bytes) -> Entry:
-        return self.inodes.peek(parent, name) or self.backing.look(parent, name)[0]
+    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int]:
+        """``Backing.hold`` for the file that the kernel knows by this name; ESTALE if it is another now.
+
+        The kernel has judged the one that it knows (sticky directories): after ESTALE it looks again.
+        """
+        known = self.inodes.peek(parent, name)
+        entry, fd = self.backing.hold(parent, name)
+        if known is not None and entry is not known:
+            os.close(fd)
+            self.inodes.reap(entry.inode)
+            raise OSError(errno.ESTALE, "replaced behind the mount", name)
+        return entry, fd
+
+    def _check_known(self, parent: Inode, name: bytes) -> Entry:
+        known = self.inodes.peek(parent, name)
+        entry, _ = self.backing.look(parent, name)
+        if known is not None and entry is not known:
+            self.inodes.reap(entry.inode)
+            raise OSError(errno.ESTALE, "replaced behind the mount", name)
+        return entry
 
     def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int) -> None:
         with self.backing.borrowed(source) as fd:

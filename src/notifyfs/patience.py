@@ -24,6 +24,7 @@ class Patience:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._round: trio.Event | None = None
+        self._thread = trio.CapacityLimiter(1)
 
     async def wait(self) -> None:
         """Return when the source has answered a statfs(2), which no cache answers on FUSE and NFS."""
@@ -33,7 +34,7 @@ class Patience:
         ended = self._round = trio.Event()
         try:
             with suppress(OSError):  # an answer is an answer: the operation will get the error itself
-                await trio.to_thread.run_sync(os.fstatvfs, self._fd, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(os.fstatvfs, self._fd, abandon_on_cancel=True, limiter=self._thread)
         finally:
             self._round = None
             ended.set()

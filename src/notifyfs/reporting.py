@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _MOST_THREADS: Final = 1024  # more than are ever between a LOOKUP and the request that it was for
 
+_MOST_CACHED: Final = 1024  # files linked a moment ago: their first names are expired anyway
+
 
 class Reporter:
     """Tells the watches of each operation. *timeout*: seconds that the kernel may use an entry without asking."""
@@ -117,7 +119,9 @@ class Reporter:
     def linked(self, inode: Inode) -> None:
         """*inode*, until now with one name, is getting another: make the kernel ask for the first again."""
         now = time.monotonic()
-        while self._cached and (oldest := next(iter(self._cached.items())))[1][1] < now:
+        while self._cached and (
+            (oldest := next(iter(self._cached.items())))[1][1] < now or len(self._cached) >= _MOST_CACHED
+        ):
             del self._cached[oldest[0]]
         self._cached.pop(inode, None)
         self._cached[inode] = (inode.entry, now + self._timeout)

@@ -72,9 +72,15 @@ class Resolver:
             self._walk(way, path, peer, follow=not mask & flags.DONT_FOLLOW)
             self._admit(way[-1], mask, peer)
         except BaseException:
-            self._backing.inodes.reap(way[-1])
+            self._reap(way)
             raise
-        return way[-1]  # the caller reaps it, once it is watched or not
+        found = way.pop()
+        self._reap([place for place in way if place is not found])
+        return found  # the caller reaps it, once it is watched or not
+
+    def _reap(self, way: list[Inode]) -> None:
+        for place in reversed(way):
+            self._backing.inodes.reap(place)
 
     def descriptor(self, fd: int, mask: int, peer: Peer) -> Inode:
         """The inode that an ``O_PATH`` descriptor of the subscriber's refers to, in this mount.
@@ -116,7 +122,6 @@ class Resolver:
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 target = os.readlink(b"", dir_fd=backing.fd(entry.inode))
-                backing.inodes.reap(entry.inode)
                 way.append(place)
                 if target.startswith(b"/"):
                     target = self._inside(target, path)

@@ -29,7 +29,7 @@ from notifyfs.origins import Caller
 from notifyfs.resolve import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from notifyfs.core.inodes import Inode
     from notifyfs.resolve import Resolver
@@ -40,6 +40,7 @@ _MOST_FDS: Final = 253  # SCM_MAX_FD, unix(7)
 _ALL: Final = 1 << 62
 
 _GRACE: Final = 1.0  # seconds that a subscriber has to read its last events after an unmount
+_MOST_STRANGERS: Final = 64
 _STRANGER: Final = 5.0  # seconds that a connection over the limit has for its first request
 
 
@@ -95,6 +96,7 @@ class Server:
         """What a hello says of the mount."""
         self.counters = counters
         """What statistics say of the mount."""
+        self._strangers = 0
         self._subscribers: set[Subscriber] = set()
 
     async def accept(self, listener: socket.socket) -> None:
@@ -109,6 +111,18 @@ class Server:
             async with trio.open_nursery() as nursery:
                 for subscriber in list(self._subscribers):
                     nursery.start_soon(subscriber.finish)
+
+    async def turn_away(self, refusal: Coroutine[None, None, None]) -> None:
+        """Run *refusal* of a connection over the limit; at once, or not at all, when too many wait for theirs."""
+        if self._strangers >= _MOST_STRANGERS:
+            refusal.close()
+            return
+        self._strangers += 1
+        try:
+            with trio.move_on_after(_STRANGER):
+                await refusal
+        finally:
+            self._strangers -= 1
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         try:
@@ -153,10 +167,7 @@ class Subscriber:
         try:
             self._watches.open(self.instance)
         except OSError as error:
-            with trio.move_on_after(_STRANGER):
-                record, _ = await self._request()
-                await self._answer(record.cookie, -(error.errno or errno.EMFILE))
-                self._discard_input()
+            await self._server.turn_away(self._refuse(error.errno or errno.EMFILE))
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump)
@@ -170,6 +181,12 @@ class Subscriber:
                     await self._answer(error.args[0], -errno.EPROTO)
                     self._discard_input()
             nursery.cancel_scope.cancel()
+
+    async def _refuse(self, number: int) -> None:
+        record, descriptors = await self._request()
+        descriptors.close()
+        await self._answer(record.cookie, -number)
+        self._discard_input()
 
     async def finish(self) -> None:
         """Send what is queued, then end the stream."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 1.0
 """Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
-_HELD: Final = 0.05
+_HELD: Final = 0.2
 """Seconds without a FORGET after which a removed inode counts as held by something."""
 
 
@@ -63,7 +63,8 @@ class Settling:
         try:
             if self.notes is not None:
                 self.notes.settle(inodes, done)
-                with trio.move_on_after(_PATIENCE):
+                # Shielded: others count on this round when the subscriber that began it is gone.
+                with trio.move_on_after(_PATIENCE, shield=True):
                     await ended.wait()
         finally:
             self._settled = max(self._settled, generation)

@@ -168,6 +168,21 @@ class Inodes:
         self._name(found, entry)
         return entry
 
+    def renew(self, device: int, ino: int) -> None:
+        """Note that (device, ino) has just been made: whoever had this number before was another file."""
+        old = self.find(device, ino)
+        if old is not None:
+            self._unkey(old)
+
+    def check_move(self, entry: Entry, parent: Inode) -> None:
+        """ESTALE where moving *entry* into *parent* would put a directory into itself.
+
+        The kernel refuses that by itself; so what this table knows is older than the source is.
+        """
+        if entry.inode.is_dir and self._above(parent, entry.inode):
+            self._lose(entry)
+            raise OSError(errno.ESTALE, "moved behind the mount", entry.name)
+
     def peek(self, parent: Inode, name: bytes) -> Entry | None:
         """The entry known under this name, or None; the source is not asked."""
         return parent.children.get(name) if parent.children else None
