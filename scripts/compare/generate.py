@@ -1,14 +1,12 @@
 """Random operations: mostly on what is there, often enough on what is not, by whom it may and may not."""
 
-# ruff: noqa: S311 - chance that can be repeated is what is wanted
-
 from __future__ import annotations
 
 import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
 
-from compare.operations import USERS, UTIME_NOW, UTIME_OMIT, acl
+from compare.operations import USERS, UTIME_NOW, UTIME_OMIT, acl, failed
 
 if TYPE_CHECKING:
     import random
@@ -40,7 +38,7 @@ class Generator:
     *without* has the words of ``known.KNOWN`` that are to be left out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, with what, and without what
         self,
         chance: random.Random,
         base: str,
@@ -54,9 +52,10 @@ class Generator:
         self._base = base
         self._slots = slots
         self._beside = beside
-        self._names = names
+        self._names = (*names, *(beside + letter for letter in "abcd")) if beside else names
         self._without = without
         self._known: list[str] = []
+        self._taken: set[int] = set()
         self._verbs, self._weights = list(WEIGHTS), list(WEIGHTS.values())
 
     def operation(self) -> Operation:
@@ -84,12 +83,17 @@ class Generator:
     def learn(self, operation: Operation, outcome: Any) -> None:
         """What came of *operation* on the plain directory."""
         verb, arguments = operation[2], operation[3:]
-        failed = isinstance(outcome, str) and outcome.startswith("E") and outcome.isalpha()
         made = {"mkdir": 0, "mknod": 0, "symlink": 1, "link": 1, "rename": 1, "open": 1}.get(verb)
-        if made is not None and not failed and not arguments[made].startswith("@"):
+        if made is not None and not failed(outcome) and not arguments[made].startswith("@"):
             self._know(arguments[made].rstrip("/"))
+        if verb == "open":
+            (self._taken.discard if failed(outcome) else self._taken.add)(arguments[0])
+        elif verb == "dup" and not failed(outcome):
+            self._taken.add(arguments[1])
+        elif verb == "close":
+            self._taken.discard(arguments[0])
         gone = {"rmdir": 0, "unlink": 0, "rename": 0, "stat": 0, "open": 1}.get(verb)
-        if gone is not None and (outcome == "ENOENT" or (verb not in {"stat", "open"} and not failed)):
+        if gone is not None and (outcome == "ENOENT" or (verb not in {"stat", "open"} and not failed(outcome))):
             self._forget(arguments[gone].rstrip("/"))
 
     def _know(self, path: str) -> None:
@@ -127,7 +131,8 @@ class Generator:
         return f"{directory}/{self._chance.choice(self._names)}"
 
     def _slot(self) -> int:
-        return self._chance.choice(self._slots)
+        taken = sorted(self._taken)
+        return self._chance.choice(taken if taken and self._chance.random() < 0.95 else self._slots)  # noqa: PLR2004
 
     def _length(self) -> int:
         return self._chance.choice((0, 1, 7, 100, 4095, 4096, 4097, 9000, self._chance.randrange(70_000), 300_000))
@@ -160,7 +165,9 @@ class Generator:
     def _times(self) -> list[int]:
         chance, times = self._chance, []
         for _ in range(2):
-            second = chance.choice((0, 1, chance.randrange(10**9), chance.randrange(4 * 10**9, 15 * 10**9), -1, -(10**8)))
+            second = chance.choice(
+                (0, 1, chance.randrange(10**9), chance.randrange(4 * 10**9, 15 * 10**9), -1, -(10**8))
+            )
             times += [second, chance.choice((0, 1, 999_999_999, chance.randrange(10**9), UTIME_NOW, UTIME_OMIT))]
         return times
 
@@ -181,13 +188,14 @@ class Generator:
             if chance.random() < often:
                 flags |= flag
         # Always: nobody waits for the other end of a FIFO.
-        return [self._slot(), self._path(new=0.5 if flags & os.O_CREAT else 0.1), flags | os.O_NONBLOCK, self._mode()]
+        slot = self._chance.choice(self._slots)
+        return [slot, self._path(new=0.5 if flags & os.O_CREAT else 0.1), flags | os.O_NONBLOCK, self._mode()]
 
     def _close(self) -> list[Any]:
         return [self._slot()]
 
     def _dup(self) -> list[Any]:
-        return [self._slot(), self._slot()]
+        return [self._slot(), self._chance.choice(self._slots)]
 
     def _read(self) -> list[Any]:
         return [self._slot(), self._length()]
@@ -199,7 +207,7 @@ class Generator:
         return [self._slot(), self._length(), self._seed()]
 
     def _pwrite(self) -> list[Any]:
-        return [self._slot(), self._length(), self._seed(), self._offset()]
+        return [self._slot(), self._length(), self._seed(), self._near()]
 
     def _pwritev(self) -> list[Any]:
         return [*self._pwrite(), self._chance.choice((0, os.RWF_DSYNC, os.RWF_APPEND, os.RWF_HIPRI))]
@@ -224,7 +232,7 @@ class Generator:
         return [self._slot(), places, self._seed(), self._chance.random() < 0.6, self._yes()]  # noqa: PLR2004
 
     def _copy(self) -> list[Any]:
-        return [self._slot(), self._slot(), self._length(), self._offset(), self._offset()]
+        return [self._slot(), self._slot(), self._length(), self._near(), self._near()]
 
     def _sendfile(self) -> list[Any]:
         return [self._slot(), self._slot(), self._length(), self._near()]
@@ -248,8 +256,9 @@ class Generator:
         return [self._path(), self._new(), self._chance.random() < 0.3]  # noqa: PLR2004
 
     def _symlink(self) -> list[Any]:
-        chance = self._chance
-        target = chance.choice((*self._names, f"../{chance.choice(self._names)}", "a/b", ".", "missing", "t" * 4000, ""))
+        # Never to what others use: a link may be moved to a directory that all share.
+        name = self._beside + self._chance.choice("abcd")
+        target = self._chance.choice((name, name, f"../{name}", f"./{name}/b", f"{name}/{name}", "t" * 4000, ""))
         return [target, self._new()]
 
     def _readlink(self) -> list[Any]:

@@ -4,6 +4,8 @@ An operation is ``[who, umask, verb, argument...]``. Paths are relative to the t
 descriptor in slot N, or a name below it. An outcome has nothing that may differ: no numbers, no times of today.
 """
 
+# ruff: noqa: D102, FBT001 - the method do_x is the system call x, and its arguments come from a list
+
 from __future__ import annotations
 
 import ctypes
@@ -28,6 +30,7 @@ TODAY: Final = range(1_600_000_000 * 10**9, 2_200_000_000 * 10**9)
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
+_ERRORS: Final = frozenset(errno.errorcode.values())
 _BLOCK: Final = 4096
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
@@ -68,10 +71,11 @@ def described(found: os.stat_result) -> list[Any]:
 
 
 class Side:
-    """One of the two trees, and the descriptors that are open there."""
+    """One of the two trees, and the descriptors that are open there; *without* is as in ``known``."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, without: frozenset[str]) -> None:
         self.root = root
+        self.without = without
         self.slots: dict[int, int] = {}
 
     def do(self, operation: Operation) -> Any:
@@ -247,6 +251,8 @@ class Side:
     def do_map(self, slot: int, places: list[int], seed: int, writing: bool, flush: bool) -> Any:
         """Map the whole file shared; read or write a few bytes at each place that it has."""
         fd = self.fd(slot)
+        if writing and "mapped" in self.without and _is_capable(fd):
+            return "left out"
         size = os.fstat(fd).st_size
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writing else 0)
         with mmap.mmap(fd, min(size, 1 << 22), mmap.MAP_SHARED, protection) as memory:
@@ -277,9 +283,16 @@ class Side:
         return os.statvfs(self.path(path)).f_namemax
 
 
+def failed(outcome: Any) -> bool:
+    """Whether it is an errno's name."""
+    return isinstance(outcome, str) and outcome in _ERRORS
+
+
 def acting(who: str) -> None:
     """Be this user, with its permissions, until ``acting("root")``."""
     user = USERS[who]
+    if os.geteuid() == user.uid:
+        return
     if user.uid:
         os.setgroups(user.groups)
         os.setegid(user.gid)
@@ -307,6 +320,13 @@ def _call(name: str, *arguments: object) -> None:
     if getattr(_libc, name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+def _is_capable(fd: int) -> bool:
+    try:
+        return bool(os.getxattr(fd, "security.capability"))
+    except OSError:
+        return False
 
 
 def _following(path: str, follow: bool) -> bool:

@@ -1,0 +1,94 @@
+"""``python scripts/compare``: see ``--help``. Exit code 1 when the mount and the plain directory differ."""
+
+# ruff: noqa: S311 - chance that can be repeated is what is wanted
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def main() -> int:
+    """Compare; print the difference that was found, or one line."""
+    from compare.known import KNOWN  # noqa: PLC0415 - the path is set above
+
+    parser = argparse.ArgumentParser(
+        prog="compare",
+        description="Random operations by several processes and users, on a plain directory and on a mount: each result"
+        " must be the same, and so must both trees. Needs root.",
+    )
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="default: a random one, printed")
+    parser.add_argument("--operations", type=int, default=20_000, help="of each process (default: 20,000)")
+    parser.add_argument("--processes", type=int, default=4, help="how many (default: 4)")
+    parser.add_argument("--session", type=int, default=5000, help="operations until all begins anew (default: 5,000)")
+    parser.add_argument("--only", type=int, metavar="N", help="only the session of this number")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where to make both trees: on the file system to be tried (default: that for temporary files)",
+    )
+    parser.add_argument(
+        "--option", "-o", action="append", default=[], help="a mount option, besides allow_other,suid,dev"
+    )
+    parser.add_argument(
+        "--include", action="append", default=[], choices=KNOWN, help="also what is known to differ by this"
+    )
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="do the operations in this file, one in a line, and no other"
+    )
+    arguments = parser.parse_args()
+    if os.geteuid():
+        parser.error("root is needed, to mount for all users and to be them: run it by sudo")
+
+    from compare.comparer import Comparer  # noqa: PLC0415 - `--help` needs no pytest
+    from compare.worker import replay  # noqa: PLC0415 - the same
+
+    began = time.monotonic()
+    without = frozenset(KNOWN) - frozenset(arguments.include)
+
+    def say(line: str) -> None:
+        print(f"\r{line} ", end="", flush=True, file=sys.stderr)
+
+    with Comparer(arguments.source, arguments.option, say, without) as comparer:
+        if arguments.replay is not None:
+            history = [json.loads(line) for line in arguments.replay.read_text(encoding="ascii").splitlines()]
+            shown = replay(comparer.places, 0, history, trees_every=1, without=without)
+            print("no difference" if shown is None else shown[1])
+            return shown is not None
+        found = comparer.run(
+            arguments.seed,
+            arguments.processes,
+            arguments.operations,
+            arguments.session,
+            only=arguments.only,
+        )
+    print(file=sys.stderr)
+    again = f"--seed {arguments.seed} --processes {arguments.processes} --operations {arguments.operations}"
+    if found is None:
+        total = arguments.processes * arguments.operations
+        print(f"{again}: {total} operations, {time.monotonic() - began:.0f} s: no difference")
+        print("outcomes: " + ", ".join(f"{number} {outcome}" for outcome, number in comparer.outcomes.most_common()))
+        return 0
+    print(f"{again}: process {found.process} found after {found.done} operations:\n{found.what}")
+    out = Path(tempfile.gettempdir()) / f"notifyfs-compare-{arguments.seed}.operations"
+    out.write_text("".join(json.dumps(each) + "\n" for each in found.fewest or found.prefix), encoding="ascii")
+    if found.fewest:
+        print(f"shortest prefix of its session: {len(found.prefix)} operations, of which these are enough:")
+        print("\n".join(map(json.dumps, found.fewest)))
+    else:
+        print(f"it does not show again when the process does its {len(found.prefix)} operations alone")
+    print(f"again: --replay {out}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
