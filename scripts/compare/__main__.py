@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,8 @@ def main() -> int:
     from compare.comparer import Comparer  # noqa: PLC0415 - `--help` needs no pytest
     from compare.worker import replay  # noqa: PLC0415 - the same
 
+    # Whoever ends it wants the mount to go, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     without = frozenset(KNOWN) - frozenset(arguments.include)
 

@@ -109,6 +109,7 @@ class Comparer:
         self._mount.check()
         if found is not None:
             number, done, what, history = found
+            self._say(f"process {number} found after {done} operations, now making it small: {what}\n")
             return self._smaller(Found(number, done, what, history, []))
         return self._end(processes, operations)
 
@@ -139,6 +140,7 @@ class Comparer:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
             def tell(what: object) -> None:
                 data = pickle.dumps(what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,8 @@ def main() -> int:
     from reliability import postgresql, sqlite  # noqa: PLC0415 - the same
     from reliability.stage import Failed, stage  # noqa: PLC0415 - the same
 
+    # Whoever ends it wants the mount to go, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     try:
         with stage(arguments.under, arguments.option, plain=arguments.plain) as place:
