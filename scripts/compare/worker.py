@@ -198,11 +198,18 @@ class Worker:
 
 def prepare(places: Places, number: int, *, alone: bool = False) -> str:
     """Empty what belongs to process *number*, on both sides, or all when it is *alone*; where it works, relative."""
-    for root in (places.plain, places.mount):
-        for pattern in ("free/d?", "free", ""):
-            for directory in root.glob(pattern) if pattern else [root]:
-                for path in directory.glob(f"p{number}-*"):
-                    remove(path)
+    roots = (places.plain, places.mount)
+    # While others work in them the shared directories are not listed on the mount: FUSE's answer to a listing has the
+    # attributes of each name, and the kernel takes them even if they have changed before it gets to read the answer.
+    beside = {
+        path.relative_to(root)
+        for root in (roots if alone else roots[:1])
+        for pattern in (f"free/d?/p{number}-*", f"free/p{number}-*", f"p{number}-*")
+        for path in root.glob(pattern)
+    }
+    for root in roots:
+        for name in beside:
+            remove(root / name)
         if alone:
             for path in (root / "serial").iterdir():
                 remove(path)
