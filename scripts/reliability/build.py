@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 USER = "nobody"
 SOURCES = {"zlib": "zlib_*.dsc", "sqlite3": "sqlite3_*.dsc"}
 
+FAILS_ANYWHERE = {"io-5.5"}
+"""Of sqlite3 3.40.1-2+deb12u2: its patch 31 lets pages be larger than the test wants, on a plain directory, too."""
+
 
 def work(place: Place, sources: Path | None, only: str | None) -> None:
     """See the module."""
@@ -57,11 +60,18 @@ def _sqlite(tree: Path, clock: Clock) -> None:
     clock.done("sqlite3: make sqlite3")
     run("make", options, "testfixture", user=USER, directory=made)
     clock.done("sqlite3: make testfixture")
-    said = run("./testfixture", "../test/veryquick.test", user=USER, directory=made, seconds=3600)
-    found = re.search(r"(\d+) errors out of (\d+) tests", said)
-    if found is None or found.group(1) != "0":
+    said = run("./testfixture", "../test/veryquick.test", user=USER, directory=made, seconds=3600, codes=(0, 1))
+    clock.done(f"sqlite3: veryquick.test: {_verdict(said)}")
+
+
+def _verdict(said: str) -> str:
+    """What SQLite's tests say in the end; Failed if it is not good."""
+    found = re.search(r"\d+ errors out of (\d+) tests", said)
+    failed = re.search(r"!Failures on these tests: (.*)", said)
+    names = set(failed.group(1).split()) if failed else set()
+    if found is None or not names <= FAILS_ANYWHERE:
         raise Failed(f"sqlite3's veryquick.test:\n{said[-3000:]}")
-    clock.done(f"sqlite3: veryquick.test: {found.group(0)}")
+    return f"{found.group(1)} tests, all OK" + (f" but {', '.join(sorted(names))}, as on ext4 itself" if names else "")
 
 
 def _fetch(place: Place, package: str) -> Path:
