@@ -225,6 +225,14 @@ def mount(mounted: Callable[..., Mount]) -> Mount:
     return mounted()
 
 
+@pytest.fixture
+def tree(mount: Mount, tmp_path: Path) -> Path:
+    """An empty directory of this test's own in the mount."""
+    directory = mount.root / tmp_path.name
+    directory.mkdir()
+    return directory
+
+
 @pytest.fixture(scope="session")
 def _shared_mounts(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Mount]]:
     mounts: dict[tuple[str, ...], Mount] = {}

@@ -34,14 +34,6 @@ def mount(shared: Callable[..., Mount]) -> Mount:
 
 
 @pytest.fixture
-def tree(mount: Mount, tmp_path: Path) -> Path:
-    """An empty directory of this test's own in the mount."""
-    directory = mount.root / tmp_path.name
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
 def bystander(mount: Mount, tree: Path) -> Iterator[Wire]:
     """A well-behaved client; whatever the test does, it must be served as if nothing had happened.
 

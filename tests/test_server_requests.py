@@ -43,14 +43,6 @@ def mount(shared: Callable[..., Mount]) -> Mount:
 
 
 @pytest.fixture
-def tree(mount: Mount, tmp_path: Path) -> Path:
-    """An empty directory of this test's own in the mount."""
-    directory = mount.root / tmp_path.name
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
 def wire(mount: Mount) -> Iterator[Wire]:
     with Wire(mount) as connection:
         yield connection

@@ -490,19 +490,23 @@ class Operations(pyfuse3.Operations):
         """
         known = self.inodes.peek(parent, name)
         entry, fd = self.backing.hold(parent, name)
-        if known is not None and entry is not known:
+        try:
+            self._check_same(known, entry)
+        except OSError:
             os.close(fd)
-            self.inodes.reap(entry.inode)
-            raise OSError(errno.ESTALE, "replaced behind the mount", name)
+            raise
         return entry, fd
 
     def _check_known(self, parent: Inode, name: bytes) -> Entry:
         known = self.inodes.peek(parent, name)
         entry, _ = self.backing.look(parent, name)
+        self._check_same(known, entry)
+        return entry
+
+    def _check_same(self, known: Entry | None, entry: Entry) -> None:
         if known is not None and entry is not known:
             self.inodes.reap(entry.inode)
-            raise OSError(errno.ESTALE, "replaced behind the mount", name)
-        return entry
+            raise OSError(errno.ESTALE, "replaced behind the mount", entry.name)
 
     def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int) -> None:
         with self.backing.borrowed(source) as fd:
