@@ -26,7 +26,8 @@ MAY_IMPORT = {  # inside of the core: X may import these, besides itself
     "queue": {"flags", "wire"},
     "inodes": set(),
     "rules": {"flags", "inodes"},
-    "watches": {"flags", "wire", "queue", "inodes", "rules"},
+    "filters": {"wire"},
+    "watches": {"flags", "wire", "filters", "queue", "inodes", "rules"},
 }
 
 

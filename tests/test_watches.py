@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 
 class Nobody:
-    """Who did it; no watch here asks."""
+    """Who did it; no watch here asks for more."""
+
+    uid = 0
+
+    @property
+    def process(self) -> int:
+        raise NotImplementedError
 
     def origin(self, sequence: int) -> Origin:
         raise NotImplementedError(sequence)

@@ -104,7 +104,10 @@ class _Daemon:
             max_user_watches=options.max_user_watches,
         )
         watches = Watches(
-            backing.inodes, max_user_instances=limits.max_user_instances, max_user_watches=limits.max_user_watches
+            backing.inodes,
+            owner=os.geteuid(),
+            max_user_instances=limits.max_user_instances,
+            max_user_watches=limits.max_user_watches,
         )
         self.mountpoint = mountpoint
         self.device = line.device

@@ -28,6 +28,12 @@ class Caller:
         self._pid = -1
         self._comm = b""
 
+    @property
+    def process(self) -> int:
+        """Process (thread group) id; 0 when it was not visible."""
+        self.look()
+        return self._pid
+
     def look(self) -> None:
         """Read process and command, once."""
         if self._pid >= 0:

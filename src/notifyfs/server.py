@@ -20,6 +20,7 @@ import trio
 
 from notifyfs import syscalls
 from notifyfs.core import flags, wire
+from notifyfs.core.filters import Draft
 from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
@@ -153,6 +154,7 @@ class Subscriber:
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
         self.instance = Instance(self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring)
+        self._draft = Draft(self._peer.pid, self._peer.uid)
         self._greeted = False
 
     def close(self) -> None:
@@ -247,13 +249,18 @@ class Subscriber:
             data += more
         return data
 
-    def _handle(self, record: Record, descriptors: Descriptors) -> tuple[int, bytes, int]:
+    def _handle(  # noqa: PLR0911 - one for each request
+        self, record: Record, descriptors: Descriptors
+    ) -> tuple[int, bytes, int]:
         """Do what *record* asks: the reply's wd, its name, and a descriptor to send (or -1)."""
         kind, mask = record.wd, record.mask
         if kind == wire.ADD:
             return self._add(record, descriptors), b"", -1
         if kind == wire.HELLO:
             return self._hello(record)
+        if kind == wire.FILTER:
+            self._draft.add(mask, record.name)
+            return 0, b"", -1
         if mask or record.name:
             raise OSError(errno.EINVAL, "this request takes neither mask nor name")
         if kind > 0:
@@ -268,6 +275,7 @@ class Subscriber:
         raise OSError(errno.EINVAL, "unknown request", str(kind))
 
     def _add(self, record: Record, descriptors: Descriptors) -> int:
+        chosen = self._draft.take() if record.mask & flags.X_FILTER else None
         self._watches.check(record.mask)
         inode: Inode
         if descriptors:
@@ -277,7 +285,7 @@ class Subscriber:
         else:
             inode = self._server.resolver.path(record.name, record.mask, self._peer)
         try:
-            return self._watches.add(self.instance, inode, record.mask)
+            return self._watches.add(self.instance, inode, record.mask, chosen)
         finally:
             self._watches.inodes.reap(inode)
 

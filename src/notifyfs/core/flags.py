@@ -30,6 +30,7 @@ IGNORED: Final = 0x00008000
 
 X_RECURSIVE: Final = 0x00010000
 X_ORIGIN: Final = 0x00020000
+X_FILTER: Final = 0x00040000
 X_REPLY: Final = 0x00800000
 
 ONLYDIR: Final = 0x01000000
@@ -45,7 +46,7 @@ MOVE: Final = MOVED_FROM | MOVED_TO
 ALL_EVENTS: Final = 0x00000FFF
 """The twelve bits that a watch may ask for (``IN_ALL_EVENTS``)."""
 
-EXTENSIONS: Final = X_RECURSIVE | X_ORIGIN
+EXTENSIONS: Final = X_RECURSIVE | X_ORIGIN | X_FILTER
 """The extension bits that a watch mask may carry."""
 
 WATCH_BITS: Final = (
@@ -87,6 +88,7 @@ class flags(enum.IntFlag):  # noqa: N801 - the name that inotify_simple's users 
 
     X_RECURSIVE = X_RECURSIVE
     X_ORIGIN = X_ORIGIN
+    X_FILTER = X_FILTER
     X_REPLY = X_REPLY
 
     ONLYDIR = ONLYDIR

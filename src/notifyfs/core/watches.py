@@ -6,7 +6,9 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from notifyfs.core import flags
+import attrs
+
+from notifyfs.core import filters, flags
 from notifyfs.core.rules import Notice, Renamed, notices
 from notifyfs.core.wire import MAX_LEN, Origin, Record
 
@@ -14,15 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from notifyfs.core.filters import Filter
     from notifyfs.core.inodes import Entry, Inode, Inodes
     from notifyfs.core.queue import Queue
 
-_KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.EXTENSIONS
+_KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
 _LONGEST_NAME: Final = MAX_LEN - 1
 
 
 class Actor(Protocol):
     """Who did an operation; asked only when somebody wants to know."""
+
+    uid: int
+
+    @property
+    def process(self) -> int:
+        """Process id; 0 when it is not known."""
+        ...
 
     def look(self) -> None:
         """Find out now what ``origin`` will say."""
@@ -36,13 +46,14 @@ class Actor(Protocol):
 class Watch:
     """What one instance wants to hear of one inode."""
 
-    __slots__ = ("inode", "instance", "mask", "wd")
+    __slots__ = ("filter", "inode", "instance", "mask", "wd")
 
-    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int) -> None:
+    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int, chosen: Filter | None) -> None:
         self.instance = instance
         self.inode = inode
         self.wd = wd
         self.mask = mask
+        self.filter = chosen
 
 
 class Instance:
@@ -57,22 +68,33 @@ class Instance:
         self.last_wd = 0
 
 
+@attrs.define
+class _User:
+    instances: int = 0
+    watches: int = 0
+    filters: int = 0
+    """What the filters cost."""
+
+
 class Watches:
-    """Every watch set.
+    """Every watch set. *owner*: the daemon's user.
 
     Never awaits, so each call is atomic between trio tasks: an ``await`` added here needs a lock
     and a new argument for event order.
     """
 
-    def __init__(self, inodes: Inodes, *, max_user_instances: int = 128, max_user_watches: int = 1048576) -> None:
+    def __init__(
+        self, inodes: Inodes, *, owner: int = 0, max_user_instances: int = 128, max_user_watches: int = 1048576
+    ) -> None:
         self.inodes = inodes
+        self._trusted = (0, owner)
         self.max_user_instances = max_user_instances
         self.max_user_watches = max_user_watches
         self.instances: set[Instance] = set()
         self.total = 0
         """Watches in all; nothing is told while it is 0."""
         self.origins = 0
-        """Watches that ask for the origin."""
+        """Watches that ask which process it was."""
         self.sequence = 0
         self._recursive = 0
         self._cookie = 0
@@ -88,14 +110,14 @@ class Watches:
         """Called with each inode that is watched and the mask asked for."""
         self.doubted: Callable[[], None] = lambda: None
         """Called when a death becomes undecided: ``forgotten`` or ``give_up`` must follow."""
-        self._users: dict[int, list[int]] = {}  # uid -> [instances, watches]
+        self._users: dict[int, _User] = {}
 
     def open(self, instance: Instance) -> None:
         """Admit an instance; EMFILE when its user has ``max_user_instances``."""
-        user = self._users.setdefault(instance.uid, [0, 0])
-        if user[0] >= self.max_user_instances:
+        user = self._users.setdefault(instance.uid, _User())
+        if user.instances >= self.max_user_instances:
             raise OSError(errno.EMFILE, "max_user_instances reached")
-        user[0] += 1
+        user.instances += 1
         self.instances.add(instance)
 
     def close(self, instance: Instance) -> None:
@@ -106,8 +128,8 @@ class Watches:
             self._end(watch)
         self.instances.remove(instance)
         user = self._users[instance.uid]
-        user[0] -= 1
-        if not user[0]:
+        user.instances -= 1
+        if not user.instances:
             del self._users[instance.uid]
 
     @staticmethod
@@ -116,11 +138,11 @@ class Watches:
         if not mask or mask & ~flags.WATCH_BITS or not ~mask & (flags.MASK_ADD | flags.MASK_CREATE):
             raise OSError(errno.EINVAL, "bad watch mask", hex(mask))
 
-    def add(self, instance: Instance, inode: Inode, mask: int) -> int:
-        """Watch *inode*, or change the watch on it; return the watch descriptor.
+    def add(self, instance: Instance, inode: Inode, mask: int, chosen: Filter | None = None) -> int:
+        """Watch *inode*, or change the watch on it, with *chosen* as its filter; return the watch descriptor.
 
-        EEXIST: MASK_CREATE and it is watched; ENOSPC: the user has ``max_user_watches``;
-        ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
+        EEXIST: MASK_CREATE and it is watched; ENOSPC: the user has ``max_user_watches``, or filters
+        that cost ``filters.MOST_OF_USER``; ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
         """
         self.check(mask)
         if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
@@ -129,16 +151,20 @@ class Watches:
         if watch is not None:
             if mask & flags.MASK_CREATE:
                 raise OSError(errno.EEXIST, "already watched")
-            kept = watch.mask if mask & flags.MASK_ADD else 0
+            added = mask & flags.MASK_ADD
+            self._afford(instance, chosen, watch.filter)
             self._count(watch, -1)
-            watch.mask = kept | mask & _KEPT
+            watch.mask = (watch.mask if added else 0) | mask & _KEPT
+            if chosen is not None or not added:
+                watch.filter = chosen
             self._count(watch, 1)
             self.listening(inode, watch.mask)
             return watch.wd
         instance.last_wd += 1  # Linux uses the number up even where it then refuses (measured)
-        if self._users[instance.uid][1] >= self.max_user_watches:
+        if self._users[instance.uid].watches >= self.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
-        watch = Watch(instance, inode, instance.last_wd, mask & _KEPT)
+        self._afford(instance, chosen, None)
+        watch = Watch(instance, inode, instance.last_wd, mask & _KEPT, chosen)
         instance.watches[watch.wd] = watch
         if inode.watches is None:
             inode.watches = {}
@@ -271,6 +297,10 @@ class Watches:
             wanted = watch.mask
             if not wanted & notice.mask & flags.ALL_EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
                 continue
+            if watch.filter is not None and not watch.filter.passes(
+                name, actor, is_dir=bool(notice.mask & flags.ISDIR)
+            ):
+                continue
             if len(name) > _LONGEST_NAME:
                 # A path below a recursive watch that no record can carry: say that something is lost.
                 watch.instance.queue.overflow()
@@ -301,10 +331,20 @@ class Watches:
                 inode.watches = None
                 self.inodes.reap(inode)
 
+    def _afford(self, instance: Instance, chosen: Filter | None, replaced: Filter | None) -> None:
+        if chosen is None or instance.uid in self._trusted:
+            return
+        spent = self._users[instance.uid].filters - (replaced.cost if replaced else 0)
+        if spent + chosen.cost > filters.MOST_OF_USER:
+            raise OSError(errno.ENOSPC, "this user's filters have too many rules")
+
     def _count(self, watch: Watch, by: int) -> None:
+        user = self._users[watch.instance.uid]
         self.total += by
-        self._users[watch.instance.uid][1] += by
+        user.watches += by
         if watch.mask & flags.X_RECURSIVE:
             self._recursive += by
-        if watch.mask & flags.X_ORIGIN:
+        if watch.filter is not None:
+            user.filters += by * watch.filter.cost
+        if watch.mask & flags.X_ORIGIN or (watch.filter is not None and watch.filter.asks_process):
             self.origins += by

@@ -24,9 +24,18 @@ ADD: Final = 0
 HELLO: Final = -1
 STATISTICS: Final = -2
 PENDING: Final = -3
+FILTER: Final = -4
 
 EVENT_FD: Final = 1
 """Bit 0 of a hello's mask: deliver the events on a descriptor of their own."""
+
+FILTER_EXCLUDE: Final = 1
+FILTER_INCLUDE: Final = 2
+FILTER_PROCESS: Final = 4
+FILTER_NOT_PROCESS: Final = 8
+FILTER_USER: Final = 16
+FILTER_NOT_USER: Final = 32
+"""What kind of rule a ``FILTER`` request's mask says."""
 
 GREETING: Final = b"notifyfs 1"
 
