@@ -53,7 +53,7 @@ def cost(pattern: bytes) -> int:
 
 
 class Filter:
-    """The rules of one watch. No rule: everything passes."""
+    """The rules of one watch."""
 
     def __init__(self, rules: dict[int, list[bytes]], cost: int) -> None:
         self.cost = cost
@@ -116,11 +116,11 @@ class Draft:
             raise
 
     def take(self) -> Filter:
-        """The filter that was drafted; the draft is empty again. EINVAL for a spoilt one."""
+        """The filter that was drafted; the draft is empty again. EINVAL where a rule was refused, or none sent."""
         rules, total, spoilt = self._rules, self._cost, self._spoilt
         self._rules, self._cost, self._spoilt = {}, 0, False
-        if spoilt:
-            raise OSError(errno.EINVAL, "a rule of this filter was refused")
+        if spoilt or not rules:
+            raise OSError(errno.EINVAL, "a rule of this filter was refused" if spoilt else "no rule was sent")
         return Filter(rules, total)
 
     def _add(self, kind: int, value: bytes) -> None:
