@@ -48,8 +48,10 @@ def test_what_is_left_out_still_differs(fuse: None) -> None:
     """Each must still be a difference, or go from the list."""
     shows = {
         "whiteout": [
-            ["ann", 0, "mknod", f"{BASE}/a", 0o100644, 0],
+            *[["ann", 0, "mkdir", f"{BASE}/{name}", 0o755] for name in ("a", "b", "b/c")],
+            ["root", 0, "utimes", BASE, [1, 1, 1, 1], True],
             ["ann", 0, "rename", f"{BASE}/a", f"{BASE}/b", 4],
+            ["ann", 0, "stat", BASE, True],
         ],
         "setgid": [
             ["root", 0, "open", 1, f"{BASE}/a", os.O_RDWR | os.O_CREAT, 0o2606],

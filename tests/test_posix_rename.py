@@ -147,12 +147,14 @@ def test_exchange(place: Place) -> None:
         rename2(b"d1", b"d3", 1 << 10)
 
 
+@by_both
 def test_whiteout(place: Place) -> None:
     put("f", b"f")
     rename2(b"f", b"g", WHITEOUT)
     found = os.stat("f")
     assert stat.S_ISCHR(found.st_mode)
     assert found.st_rdev == 0
+    assert found.st_uid == os.geteuid()
     assert get("g") == b"f"
     assert sorted(os.listdir(".")) == ["f", "g"]
     os.unlink("f")

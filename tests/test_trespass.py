@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import array
 import errno
+import mmap
 import os
 import socket
 import struct
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from conftest import wait_until
 from notifyfs.core import flags
-from posix_support import as_user
+from posix_support import as_user, become, collect, start_child
 from subscriber import Subscriber
 
 if TYPE_CHECKING:
@@ -77,6 +80,39 @@ def test_a_sticky_directory_protects_what_is_there_and_not_what_was(mount: Mount
     os.close(root)
     assert found in (errno.EPERM, errno.ESTALE)
     assert file.read_bytes() == b"root's"
+
+
+def test_a_file_that_appears_while_one_is_created_is_not_opened(mounted: Callable[..., Mount]) -> None:
+    """The kernel checks no permissions of what it believes to be created."""
+    mount = mounted("allow_other", "debug")
+    mount.source.chmod(0o1777)
+    secret = mount.source.parent / "secret"
+    secret.write_bytes(b"root's")
+    secret.chmod(0o600)
+    file = mount.source / "f"
+    root = os.open(mount.root, os.O_PATH)
+    over = mmap.mmap(-1, 1)
+    deadline = time.monotonic() + 30
+
+    def trespass() -> int:
+        opened = 0
+        while not over[0]:
+            with suppress(OSError):
+                fd = os.open("f", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=root)
+                opened += os.fstat(fd).st_uid == 0 or os.pread(fd, 6, 0) == b"root's"
+                os.close(fd)
+        return opened
+
+    child = start_child(trespass, lambda: become(USER, USER, ()))
+    while "appeared behind the mount" not in mount.log and time.monotonic() < deadline:
+        for _ in range(100):
+            with suppress(FileExistsError):
+                os.link(secret, file)
+            file.unlink(missing_ok=True)
+    over[0] = 1
+    os.close(root)
+    assert "appeared behind the mount" in mount.log
+    assert collect(child) == 0
 
 
 def test_a_directory_moved_back_and_forth_behind_the_mount_is_never_inside_itself(mount: Mount) -> None:

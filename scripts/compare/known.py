@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 KNOWN: Final = {
-    "whiteout": "a whiteout left by rename(2) belongs to root, not to the user who renamed; and ext4 changes the"
-    " directory's times also when it fails, which the mount shows a second later",
+    "whiteout": "ext4 changes a directory's times although the rename that was to leave a whiteout in it failed; the"
+    " mount shows that up to a second later",
     "setgid": "a stranger's write does not clear setgid where the group may not execute: the kernel's FUSE leaves it",
     "far": "lseek(2), sendfile(2), copy_file_range(2) to where no file of the source can reach are errors there, and"
     " work on the mount; write(2) is EFBIG on both, and on the mount takes setuid away before it fails",

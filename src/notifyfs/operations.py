@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import attrs
@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
         if flags & syscalls.RENAME_EXCHANGE:
             other = self._check_known(target, name_new)
             self.inodes.check_move(other, source)
-            self._rename(source, name_old, target, name_new, flags)
+            self._rename(source, name_old, target, name_new, flags, ctx)
             self.inodes.exchange(subject, other)
             self.report.moved(subject)
             self.report.moved(other)
@@ -195,7 +195,7 @@ class Operations(pyfuse3.Operations):
             with suppress(FileNotFoundError):
                 victim, fd = self._hold_known(target, name_new)
         try:
-            self._rename(source, name_old, target, name_new, flags)
+            self._rename(source, name_old, target, name_new, flags, ctx)
             dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)
         except BaseException:
             if victim is not None:
@@ -508,12 +508,13 @@ class Operations(pyfuse3.Operations):
             self.inodes.reap(entry.inode)
             raise OSError(errno.ESTALE, "replaced behind the mount", entry.name)
 
-    def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int) -> None:
+    def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int, ctx: RequestContext) -> None:
         with self.backing.borrowed(source) as fd:
-            if flags:
-                syscalls.renameat2(fd, old, self.backing.fd(target), new, flags)
-            else:
+            if not flags:
                 os.rename(old, new, src_dir_fd=fd, dst_dir_fd=self.backing.fd(target))
+                return
+            with self._making(ctx) if flags & syscalls.RENAME_WHITEOUT else nullcontext():
+                syscalls.renameat2(fd, old, self.backing.fd(target), new, flags)
 
     def _open(self, entry: Entry, flags: int, ctx: RequestContext) -> FileInfo:
         kept = flags & ~_DROPPED_FLAGS
