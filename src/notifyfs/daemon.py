@@ -25,6 +25,7 @@ from notifyfs.patience import Patience, may_hang
 from notifyfs.resolve import Resolver
 from notifyfs.server import Limits, Server
 from notifyfs.settling import Deaths, Settling
+from notifyfs.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,6 +165,7 @@ class _Daemon:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
+                pyfuse3.trio = Turns()  # type: ignore[attr-defined]
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
             self.watches.give_up(self.watches.undecided)
