@@ -346,6 +346,20 @@ def test_only_the_last_unread_event_is_compared(tree: Path, either: Wire) -> Non
     assert either.told() == [(wd, w.MODIFY, b"f"), (wd, w.MODIFY, b"g"), (wd, w.MODIFY, b"f")]
 
 
+def test_what_follows_the_reading_of_an_event_is_told_again(tree: Path, either: Wire) -> None:
+    """However soon: the daemon must know that the first was read."""
+    file = w.touch(tree / "f")
+    expected = (either.add(w.ATTRIB, tree), w.ATTRIB, b"f")
+    either.socket.settimeout(w.PATIENCE)
+    for number in range(2000):
+        file.chmod(0o600 | number & 1)
+        if either.events_fd < 0:
+            assert either.record().brief == expected
+        else:
+            assert w.readable(either.events_fd, w.PATIENCE)
+            assert [record.brief for record in either.packets()] == [expected]
+
+
 def test_two_watches_on_one_file_keep_each_other_from_coalescing(tree: Path, either: Wire) -> None:
     file = w.touch(tree / "f")
     directory, itself = either.add(w.MODIFY, tree), either.add(w.MODIFY, file)

@@ -6,8 +6,8 @@ queue as far as inotify is concerned.
 
 from __future__ import annotations
 
+import os
 import socket
-import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -39,14 +39,19 @@ _SO_SNDBUFFORCE: Final = 32
 class Stream:
     """The connection itself. What is staged is sent in that order, by whoever flushes."""
 
-    def __init__(self, sock: trio.socket.SocketType, settled: Callable[[], Awaitable[None]]) -> None:
-        self._socket = sock
+    def __init__(self, connection: int, settled: Callable[[], Awaitable[None]]) -> None:
+        self._socket = socket.socket(fileno=os.dup(connection))
+        self._socket.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._settled = settled
         self._sending = trio.Lock()
         self._staged: deque[tuple[bytes, int, int]] = deque()  # bytes, the events in them, a descriptor or -1
         self._held = 0  # events staged and not sent yet
         self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+
+    def close(self) -> None:
+        """Close this side's descriptor; the connection is the caller's."""
+        self._socket.close()
 
     def stage(self, queue: Queue, most: int) -> None:
         """Take at least one event, and at most *most* bytes of them, to be sent next."""
@@ -71,20 +76,27 @@ class Stream:
         async with self._sending:
             while self._staged:
                 await self._settled()
-                data, events, descriptor = self._staged.popleft()
+                data, events, descriptor = self._staged[0]
                 if not syscalls.unread_by_peer(self._socket.fileno()):
                     self._ahead.clear()
-                await self._send(data, descriptor)
-                self._held -= events
-                self._ahead.append(events)
+                try:
+                    sent = self._send(data, descriptor)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    continue
+                # No await since the bytes left: the client may have read them, and what it does next
+                # must not be merged with them.
+                if sent < len(data):
+                    self._staged[0] = (data[sent:], events, -1)
+                else:
+                    self._staged.popleft()
+                    self._held -= events
+                    self._ahead.append(events)
 
-    async def _send(self, data: bytes, descriptor: int) -> None:
-        done = 0
+    def _send(self, data: bytes, descriptor: int) -> int:
         if descriptor >= 0:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
-            done = await self._socket.sendmsg([data], rights)
-        while done < len(data):
-            done += await self._socket.send(data[done:])
+            return socket.send_fds(self._socket, [data], [descriptor])
+        return self._socket.send(data)
 
     def unread(self) -> int:
         """How many events the client has not read, at most."""

@@ -149,7 +149,7 @@ class Subscriber:
         self._watches = server.watches
         self._peer = peer_of(sock)
         self._bell = Bell()
-        self._stream = Stream(sock, server.settled)
+        self._stream = Stream(sock.fileno(), server.settled)
         self._packets: Packets | None = None
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
@@ -162,6 +162,7 @@ class Subscriber:
         self._watches.close(self.instance)
         if self._packets is not None:
             self._packets.close()
+        self._stream.close()
         self._socket.close()
 
     async def run(self) -> None:
