@@ -51,6 +51,8 @@ _DROPPED_FLAGS: Final = (
 MOST_TASKS: Final = 4096
 """Requests being waited for at once: 99, pyfuse3's default, stuck handlers would hang the mount."""
 
+_READ: Final = 128 << 10  # what the kernel reads ahead, unless told otherwise
+
 # Seconds: entries and attributes, for each cache policy.
 TIMEOUTS: Final = {"never": 0.0, "auto": 1.0, "always": 86400.0}
 
@@ -101,18 +103,26 @@ class Operations(pyfuse3.Operations):
         self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
+        self._absent = _absent(TIMEOUTS[cache]) if cache == "always" else None
         self._access = access
         if access != "off":
             watches.listening = self._drop_pages
         self._own = (os.geteuid(), os.getegid())
         # Each of the requests that pyfuse3 lets wait may need one: those stuck on one file must not stop the others.
         self._threads = trio.CapacityLimiter(MOST_TASKS)
+        self._buffer = memoryview(bytearray(_READ))
+        self._probe = bytearray(1)
 
     # Names
 
     @on_source
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        entry, found = self.backing.look(self.inodes[parent_inode], name)
+        try:
+            entry, found = self.backing.look(self.inodes[parent_inode], name)
+        except FileNotFoundError:
+            if self._absent is None:
+                raise
+            return self._absent
         self.report.looked_up(ctx.pid, entry)
         return self._told(entry.inode, found)
 
@@ -337,10 +347,12 @@ class Operations(pyfuse3.Operations):
         return self._open(self.report.opened(self.inodes[inode], ctx), flags, ctx)
 
     @may_wait
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
         handle = self.handles[fh]
         # pyfuse3 takes any buffer, whatever its types say.
-        data = _read_cached(handle.fd, size, off) if self.source_answers is None else None
+        data: bytes | memoryview | None = (
+            self._read_cached(handle.fd, size, off) if self.source_answers is None else None
+        )
         if data is None:
             data = await self._in_thread(os.pread, handle.fd, size, off)
         if data and self._access != "off":
@@ -359,7 +371,8 @@ class Operations(pyfuse3.Operations):
 
     @at_once
     def flush(self, fh: FileHandleT) -> None:
-        """close(2) of one of possibly many descriptors: nothing to do, nothing to tell."""
+        # close(2) of one of possibly many descriptors: nothing to do. After ENOSYS the kernel never asks again.
+        raise OSError(errno.ENOSYS, "nothing to flush")
 
     @at_once
     def release(self, fh: FileHandleT) -> None:
@@ -574,6 +587,26 @@ class Operations(pyfuse3.Operations):
         else:  # may flush, and wait for it
             trio.lowlevel.start_thread_soon(lambda: os.close(handle.fd), lambda _outcome: None)
 
+    def _read_cached(self, fd: int, size: int, offset: int) -> memoryview | None:
+        """Read what needs no disk; None when it does (RWF_NOWAIT, preadv2(2)) or cannot be told.
+
+        What is returned is good until the next read: pyfuse3 sends it before it takes another request.
+        """
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        buffer = self._buffer[:size]
+        try:
+            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+            if 0 < count < size and os.preadv(fd, [self._probe], offset + count, os.RWF_NOWAIT) != 0:
+                return None  # not the end of the file: the rest is not in memory
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return None
+        return buffer[:count]
+
     @staticmethod
     def _strip_setgid(fd: int, ctx: RequestContext) -> None:
         """Clear setgid where a user outside the group has set an access list, as Linux does (posix_acl_update_mode)."""
@@ -624,6 +657,14 @@ class Operations(pyfuse3.Operations):
         return answer
 
 
+def _absent(seconds: float) -> EntryAttributes:
+    """The answer that there is no such name, good for so long (FUSE: an entry with inode 0)."""
+    answer = EntryAttributes()
+    answer.st_ino = pyfuse3.InodeT(0)
+    answer.entry_timeout = seconds
+    return answer
+
+
 def _empty(fd: int) -> None:
     # Not truncate(2): that leaves the modification time of an empty file on tmpfs, O_TRUNC does not (measured).
     os.close(os.open(magic(fd), os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -637,20 +678,3 @@ def _write(fd: int, data: bytes, offset: int) -> int:
         except OSError:
             break  # what was written counts; the caller's next write will hear of it
     return written
-
-
-def _read_cached(fd: int, size: int, offset: int) -> bytes | bytearray | None:
-    """Read what needs no disk; None when it does (RWF_NOWAIT, preadv2(2)) or cannot be told."""
-    buffer = bytearray(size)
-    try:
-        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        if 0 < count < size and os.preadv(fd, [bytearray(1)], offset + count, os.RWF_NOWAIT) != 0:
-            return None  # not the end of the file: the rest is not in memory
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        return None
-    del buffer[count:]
-    return buffer
