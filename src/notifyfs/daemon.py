@@ -165,7 +165,7 @@ class _Daemon:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
-                pyfuse3.trio = Turns()  # type: ignore[attr-defined]
+                pyfuse3.trio = Turns(self.settling.begin)  # type: ignore[attr-defined]
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
             self.watches.give_up(self.watches.undecided)

@@ -1,4 +1,4 @@
-"""Descriptors that clients send with their requests."""
+"""Descriptors that clients send with their requests, and closing what may take its time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import fcntl
 import os
 import socket
 import struct
+from typing import Final
 
 import trio
+
+_MOST_CLOSING: Final = 256
+
+_closing = 0
 
 
 class Descriptors(contextlib.ExitStack):
@@ -54,5 +59,28 @@ def close_safely(fd: int) -> None:
     """
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         os.close(fd)
-        return
-    trio.lowlevel.start_thread_soon(lambda: os.close(fd), lambda _outcome: None)
+    else:
+        close_apart(fd)
+
+
+def close_apart(fd: int) -> None:
+    """Close *fd* in a thread: it may write back, free a large file, or never return."""
+    global _closing  # noqa: PLW0603 - threads are the process's
+    _closing += 1
+    token = trio.lowlevel.current_trio_token()
+
+    def closed(_outcome: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):  # the daemon ends
+            token.run_sync_soon(_closed)
+
+    trio.lowlevel.start_thread_soon(lambda: os.close(fd), closed)
+
+
+def room_for_more() -> bool:
+    """Whether descriptors of clients may be taken: not while very many of theirs do not come to an end."""
+    return _closing < _MOST_CLOSING
+
+
+def _closed() -> None:
+    global _closing  # noqa: PLW0603 - see above
+    _closing -= 1

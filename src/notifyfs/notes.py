@@ -38,7 +38,7 @@ class Notes:
 
     def __init__(self, fuse: int) -> None:
         self._fuse = fuse
-        self._tasks: queue.Queue[Callable[[], object]] = queue.Queue(_MOST_WAITING)
+        self._tasks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="notes", daemon=True).start()
 
     def expire(self, parent: int, name: bytes) -> None:
@@ -69,11 +69,10 @@ class Notes:
             done()
 
     def _put(self, task: Callable[[], object]) -> bool:
-        try:
-            self._tasks.put_nowait(task)
-        except queue.Full:
+        if self._tasks.qsize() >= _MOST_WAITING:
             log.warning("the kernel does not take notes: an event may come before its change can be seen")
             return False
+        self._tasks.put(task)
         return True
 
     def _run(self) -> None:

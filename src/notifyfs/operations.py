@@ -23,6 +23,7 @@ from notifyfs.answers import at_once, may_wait, on_source
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
+from notifyfs.descriptors import close_apart
 from notifyfs.origins import Caller, keeps_setuid
 from notifyfs.reporting import Reporter
 
@@ -585,7 +586,7 @@ class Operations(pyfuse3.Operations):
         if self.source_answers is None:
             os.close(handle.fd)
         else:  # may flush, and wait for it
-            trio.lowlevel.start_thread_soon(lambda: os.close(handle.fd), lambda _outcome: None)
+            close_apart(handle.fd)
 
     def _read_cached(self, fd: int, size: int, offset: int) -> memoryview | None:
         """Read what needs no disk; None when it does (RWF_NOWAIT, preadv2(2)) or cannot be told.

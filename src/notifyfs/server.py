@@ -25,7 +25,7 @@ from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
 from notifyfs.delivery import CHUNK, Packets, Stream
-from notifyfs.descriptors import Descriptors
+from notifyfs.descriptors import Descriptors, room_for_more
 from notifyfs.origins import Caller
 from notifyfs.resolve import Peer
 
@@ -242,7 +242,10 @@ class Subscriber:
         data = b""
         while len(data) < count:
             more, ancillary, message_flags, _ = await self._socket.recvmsg(
-                count - len(data), socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
+                # Without room the kernel closes them, and does not wait for it.
+                count - len(data),
+                socket.CMSG_SPACE(4 * _MOST_FDS) if room_for_more() else 0,
+                socket.MSG_CMSG_CLOEXEC,
             )
             descriptors.take(ancillary, truncated=bool(message_flags & socket.MSG_CTRUNC))
             if not more:

@@ -5,6 +5,7 @@ The kernel side notes what it has just answered; the subscriber side waits befor
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 1.0
 """Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
+_MOMENT: Final = 0.00005
+"""Seconds that the loop stands still for the kernel's answer."""
 _HELD: Final = 0.2
 """Seconds without a FORGET after which a removed inode counts as held by something."""
 
@@ -34,42 +37,68 @@ class Settling:
         self._marked: set[int] = set()
         self._generation = 0
         self._settled = 0
-        self._round: trio.Event | None = None
+        self._round: _Round | None = None
 
     def mark(self, *inodes: int) -> None:
         """These (node numbers) were changed under their locks, and the operation will now be answered."""
         self._marked.update(inodes)
         self._generation += 1
 
+    def begin(self) -> None:
+        """Ask the kernel about what is marked. Answers were sent, and nobody is waiting for another."""
+        if self._round is not None and self._round.ended:
+            self._end(self._round)
+        if self._round is None and self._settled < self._generation and self.notes is not None:
+            self._round = _Round(self._generation)
+            self.notes.settle(frozenset(self._marked), self._round.end)
+            self._marked.clear()
+
     async def wait(self) -> None:
         """Return when all that was marked until now has ended; at once if nothing was."""
         target = self._generation
-        while self._settled < target:
-            if self._round is None:
-                await self._settle()
-            else:
-                await self._round.wait()
+        while self._settled < target and self.notes is not None:
+            self.begin()
+            if self._round is not None:
+                round_ = self._round
+                await round_.wait()
+                self._end(round_)
 
-    async def _settle(self) -> None:
-        ended = self._round = trio.Event()
-        generation, inodes = self._generation, frozenset(self._marked)
-        self._marked.clear()
-        token = trio.lowlevel.current_trio_token()
-
-        def done() -> None:
-            with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
-                token.run_sync_soon(ended.set)
-
-        try:
-            if self.notes is not None:
-                self.notes.settle(inodes, done)
-                # Shielded: others count on this round when the subscriber that began it is gone.
-                with trio.move_on_after(_PATIENCE, shield=True):
-                    await ended.wait()
-        finally:
-            self._settled = max(self._settled, generation)
+    def _end(self, round_: _Round) -> None:
+        self._settled = max(self._settled, round_.generation)
+        if self._round is round_:
             self._round = None
-            ended.set()
+
+
+class _Round:
+    """One question to the kernel, about all that was marked up to a *generation*; answered in the notes' thread."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.ended = False
+        self._answer = threading.Lock()
+        self._answer.acquire()
+        self._event: trio.Event | None = None
+        self._token = trio.lowlevel.current_trio_token()
+
+    def end(self) -> None:
+        """The kernel has answered."""
+        self.ended = True
+        self._answer.release()
+        if self._event is not None:
+            with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
+                self._token.run_sync_soon(self._event.set)
+
+    async def wait(self) -> None:
+        """Return when it has, or will not."""
+        # Mostly the caller is just running: going round the loop would take longer than that.
+        if self._answer.acquire(timeout=_MOMENT):
+            self._answer.release()
+            return
+        if self._event is None:
+            self._event = trio.Event()
+        if not self.ended:  # asked after the event is there for ``end`` to see
+            with trio.move_on_after(_PATIENCE):
+                await self._event.wait()
 
 
 class Deaths:

@@ -81,14 +81,18 @@ class Workers:
 
 
 class Turns:
-    """What pyfuse3 uses of trio. Assign it to ``pyfuse3.trio`` before ``pyfuse3.main`` is called."""
+    """What pyfuse3 uses of trio. Assign it to ``pyfuse3.trio`` before ``pyfuse3.main`` is called.
+
+    *idle* is called before each wait: all requests that were read at once are answered.
+    """
 
     ClosedResourceError = trio.ClosedResourceError
     current_task = staticmethod(trio.lowlevel.current_task)
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self) -> None:
+    def __init__(self, idle: Callable[[], None]) -> None:
+        self._idle = idle
         self.lowlevel = self
         self._lock = Lock()
         self._poll: select.poll | None = None
@@ -111,5 +115,6 @@ class Turns:
             self._poll.register(fd, select.POLLIN)
         if perf_counter() < self._end and self._poll.poll(0):
             return
+        self._idle()
         await trio.lowlevel.wait_readable(fd)
         self._end = perf_counter() + TURN
