@@ -85,6 +85,12 @@ def test_processes(kind: int, value: bytes, told: list[int]) -> None:
     assert chosen.asks_process
 
 
+@pytest.mark.parametrize(("kind", "told"), [(wire.FILTER_PROCESS, False), (wire.FILTER_NOT_PROCESS, True)])
+def test_a_process_that_is_not_seen_is_nobody(kind: int, told: bool) -> None:  # noqa: FBT001 - a table
+    """Also for a subscriber in another process namespace, whose own number is 0."""
+    assert drafted((kind, b""), process=0).passes(b"a", Doer(0), is_dir=False) is told
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "told"),
     [

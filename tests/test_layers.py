@@ -26,7 +26,8 @@ MAY_IMPORT = {  # inside of the core: X may import these, besides itself
     "queue": {"flags", "wire"},
     "inodes": set(),
     "rules": {"flags", "inodes"},
-    "filters": {"wire"},
+    "gitignore": set(),
+    "filters": {"wire", "gitignore"},
     "watches": {"flags", "wire", "filters", "queue", "inodes", "rules"},
 }
 

@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from notifyfs.client import Connection, Event, INotify, parse_events
+    from notifyfs.client import Connection, Event, Filter, INotify, Rename, parse_events
     from notifyfs.core.flags import flags, masks
 
-__all__ = ["Connection", "Event", "INotify", "flags", "masks", "parse_events"]
+__all__ = ["Connection", "Event", "Filter", "INotify", "Rename", "flags", "masks", "parse_events"]
 
 
 def __getattr__(name: str) -> Any:

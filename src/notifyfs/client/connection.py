@@ -11,14 +11,19 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
+from notifyfs.client.batches import Batch
 from notifyfs.core import wire
-from notifyfs.core.flags import X_REPLY
+from notifyfs.core.flags import X_FILTER, X_REPLY
 from notifyfs.core.wire import MAX_LEN, FramingError, Parser, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
+
+    from notifyfs.client.batches import Rename
+    from notifyfs.client.filters import Filter, Rule
 
 ATTRIBUTE: Final = "notifyfs.socket"
 """The extended attribute that names the control socket, on every inode of a mount."""
@@ -31,7 +36,7 @@ _PACKET: Final = wire.HEADER.size + MAX_LEN
 _SUN_PATH: Final = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
 _REMEDIES: Final = {
     errno.EMFILE: "too many instances; raise the mount's option max_user_instances",
-    errno.ENOSPC: "too many watches; raise the mount's option max_user_watches",
+    errno.ENOSPC: "too many watches (raise the mount's option max_user_watches) or, except for root, rules in filters",
 }
 
 
@@ -103,23 +108,26 @@ class Connection:
             self._socket.close()
             raise
 
-    def add_watch(self, mask: int, path: bytes = b"") -> int:
+    def add_watch(self, mask: int, path: bytes = b"", *, filter: Filter | None = None) -> int:  # noqa: A002 - what it is
         """Watch *path*, relative to the mount's root (empty: the root); the watch descriptor.
 
+        *filter*: what is told of it; None: everything, or what it was if the mask has ``MASK_ADD``.
+
         OSError as ``docs/protocol.md`` lists: EINVAL, EEXIST, ENOTDIR, ENOENT, EACCES, EXDEV, ENOSPC...
+        For a refused rule of the filter its text names the rule.
         """
         if b"\0" in path:
             raise ValueError("embedded null byte")
         if len(path) >= MAX_LEN:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        return self._request(wire.ADD, mask, path).wd
+        return self._add(mask, path, None, filter)
 
-    def add_watch_fd(self, mask: int, descriptor: int) -> int:
+    def add_watch_fd(self, mask: int, descriptor: int, *, filter: Filter | None = None) -> int:  # noqa: A002 - as above
         """Watch the file that *descriptor* (``O_PATH`` is enough) refers to; the watch descriptor.
 
         OSError as for ``add_watch``; EXDEV when the file is not on this mount.
         """
-        return self._request(wire.ADD, mask, descriptor=descriptor).wd
+        return self._add(mask, b"", descriptor, filter)
 
     def remove_watch(self, wd: int) -> None:
         """End a watch; IGNORED follows. OSError: EINVAL for an unknown *wd*."""
@@ -127,9 +135,13 @@ class Connection:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._request(wd, 0)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return the daemon's counters of this instance and of the mount."""
-        counters: dict[str, Any] = json.loads(self._request(wire.STATISTICS, 0).name)
+    def statistics(self, part: int = 0, first: int = 0) -> dict[str, Any]:
+        """Return the daemon's counters of this instance and of the mount.
+
+        Of another *part* (``wire.STATISTICS_...``) a page: ``rows`` from number *first* on, and the number of
+        the ``next`` one, or None.
+        """
+        counters: dict[str, Any] = json.loads(self._request(wire.STATISTICS, part, b"%d" % first if part else b"").name)
         return counters
 
     def pending(self) -> int:
@@ -146,12 +158,27 @@ class Connection:
                 break
         self._take()
 
-    def read(self, timeout: float | None = None) -> list[Record]:
+    @overload
+    def read(self, timeout: float | None = None, *, settle: None = None) -> list[Record]: ...
+
+    @overload
+    def read(self, timeout: float | None = None, *, settle: float) -> list[Record | Rename[Record]]: ...
+
+    def read(
+        self, timeout: float | None = None, *, settle: float | None = None
+    ) -> list[Record] | list[Record | Rename[Record]]:
         """Events: those already here, else wait *timeout* seconds (None: for ever) for the first; [] when none came.
 
-        EOFError when the mount has ended and every event was read.
+        With *settle* it goes on until no event has come for so many seconds, and gives each event once and
+        the halves of a rename as one ``Rename``: see ``batches.Batch``. *timeout* is the limit for all of
+        that; when it is over, what there is by then is given. A tree that is never quiet needs one.
+
+        EOFError when the mount has ended and every event was read. ValueError: *settle* is negative.
         """
         deadline = deadline_in(timeout)
+        return self._read(deadline) if settle is None else self._settled(deadline, settle)
+
+    def _read(self, deadline: float | None) -> list[Record]:
         while not self._take():
             if self._ended:
                 raise EOFError(f"{self.socket_path}: the mount has ended")
@@ -159,6 +186,23 @@ class Connection:
                 break
         events, self._events = self._events, deque()
         return list(events)
+
+    def _settled(self, deadline: float | None, quiet: float) -> list[Record | Rename[Record]]:
+        if not quiet >= 0:
+            raise ValueError(f"{quiet}: not a time to be quiet")
+        batch: Batch[Record] = Batch(lambda record: (record.wd, record.mask, record.name))
+        until = deadline
+        try:
+            while events := self._read(until):
+                for event in events:
+                    batch.add(event)
+                if seconds_left(deadline) == 0:  # and events without end
+                    break
+                until = earlier(deadline, deadline_in(quiet))
+        except EOFError:
+            if not batch:
+                raise
+        return batch.take()
 
     @property
     def hung_up(self) -> bool:
@@ -190,25 +234,55 @@ class Connection:
         """Close it."""
         self.close()
 
-    def _request(
-        self, wd: int, mask: int, name: bytes = b"", *, descriptor: int | None = None, timeout: float | None = None
+    def _add(self, mask: int, path: bytes, descriptor: int | None, chosen: Filter | None) -> int:
+        if chosen is None:
+            return self._request(wire.ADD, mask, path, descriptor=descriptor).wd
+        return self._request(wire.ADD, mask | X_FILTER, path, descriptor=descriptor, rules=chosen.to_send()).wd
+
+    def _request(  # noqa: PLR0913 - the parts of a request
+        self,
+        wd: int,
+        mask: int,
+        name: bytes = b"",
+        *,
+        descriptor: int | None = None,
+        timeout: float | None = None,
+        rules: Sequence[Rule] = (),
     ) -> Record:
-        """Send one request and return its reply; OSError for a negative one."""
+        """Send one request, after *rules* for its filter, and return its reply; OSError for a negative one."""
         with self._lock:
             deadline = deadline_in(self.timeout if timeout is None else timeout)
-            self._number = self._number % 0xFFFFFFFF + 1
-            self._send(bytes(Record(wd, mask, self._number, name)), descriptor, deadline)
-            while True:
-                # A reply with another number answers a request that was given up on.
-                while self._replies:
-                    reply = self._replies.popleft()
-                    if reply.cookie == self._number:
-                        return _checked(reply, name)
-                if self._hung_up:
-                    raise ConnectionResetError(errno.ECONNRESET, "the mount has ended", self.socket_path)
-                if not _wait(self._socket.fileno(), deadline):
-                    raise self._too_late()
-                self._receive()
+            drafts = [Record(wire.FILTER, rule.kind, self._next_number(), rule.value) for rule in rules]
+            request = Record(wd, mask, self._next_number(), name)
+            try:
+                self._send(b"".join(map(bytes, drafts)), None, deadline)
+                self._send(bytes(request), descriptor, deadline)
+            except TimeoutError:
+                if rules:  # those that were sent would become part of the next filter
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                raise
+            for rule, draft in zip(rules, drafts, strict=True):
+                reply = self._reply(draft.cookie, deadline)
+                if reply.wd < 0:
+                    raise rule.refused(-reply.wd)
+            return _checked(self._reply(request.cookie, deadline), name)
+
+    def _next_number(self) -> int:
+        self._number = self._number % 0xFFFFFFFF + 1
+        return self._number
+
+    def _reply(self, number: int, deadline: float | None) -> Record:
+        while True:
+            # A reply with another number answers a request that was given up on.
+            while self._replies:
+                reply = self._replies.popleft()
+                if reply.cookie == number:
+                    return reply
+            if self._hung_up:
+                raise ConnectionResetError(errno.ECONNRESET, "the mount has ended", self.socket_path)
+            if not _wait(self._socket.fileno(), deadline):
+                raise self._too_late()
+            self._receive()
 
     def _send(self, data: bytes, descriptor: int | None, deadline: float | None) -> None:
         rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
@@ -216,8 +290,10 @@ class Connection:
             try:
                 data = data[self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
-                if not _wait(self._socket.fileno(), deadline, select.POLLOUT):
+                # The daemon takes no further request before its replies have room.
+                if not _wait(self._socket.fileno(), deadline, select.POLLIN | select.POLLOUT):
                     raise self._too_late() from None
+                self._receive()
             except (BrokenPipeError, ConnectionResetError):
                 return  # nobody listens any more: the end of file says so, or a last reply says why (EMFILE)
             else:
@@ -308,6 +384,11 @@ def _record(packet: bytes) -> Record:
 def deadline_in(seconds: float | None) -> float | None:
     """When *seconds* will have passed, on the monotonic clock; None (never) for None and for negative ones."""
     return None if seconds is None or seconds < 0 else time.monotonic() + seconds
+
+
+def earlier(one: float | None, other: float | None) -> float | None:
+    """Return the earlier of two deadlines; None is never."""
+    return min((deadline for deadline in (one, other) if deadline is not None), default=None)
 
 
 def seconds_left(deadline: float | None) -> float | None:

@@ -22,6 +22,7 @@ from notifyfs.core.flags import (
     ONLYDIR,
     UNMOUNT,
     WATCH_BITS,
+    X_FILTER,
     X_ORIGIN,
 )
 from notifyfs.core.wire import Parser, Record
@@ -106,7 +107,7 @@ class INotify:
         """
         self.fileno()
         mask = operator.index(mask) & 0xFFFFFFFF
-        if not mask or mask & ~WATCH_BITS or mask & X_ORIGIN or not ~mask & (MASK_ADD | MASK_CREATE):
+        if not mask or mask & ~WATCH_BITS or mask & (X_ORIGIN | X_FILTER) or not ~mask & (MASK_ADD | MASK_CREATE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         how = os.O_PATH | os.O_CLOEXEC
         how |= (os.O_NOFOLLOW if mask & DONT_FOLLOW else 0) | (os.O_DIRECTORY if mask & ONLYDIR else 0)

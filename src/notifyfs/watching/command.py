@@ -14,9 +14,10 @@ from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 import click
 
+from notifyfs.client import Filter
 from notifyfs.core.flags import ALL_EVENTS, DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
 from notifyfs.core.wire import Origin
-from notifyfs.watching import lines
+from notifyfs.watching import filtering, lines
 from notifyfs.watching.patterns import Pattern
 from notifyfs.watching.session import FAILED, SEEN, Output, Session
 from notifyfs.watching.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
@@ -24,6 +25,8 @@ from notifyfs.watching.telling import Teller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from notifyfs.watching.targets import Target
 
 _LONG_MAX: Final = 2**63 - 1
 
@@ -70,6 +73,15 @@ class Wishes:
     excludei: tuple[str, ...]
     include: tuple[str, ...]
     includei: tuple[str, ...]
+    gitignore: bool
+    exclude_from: tuple[str, ...]
+    glob: tuple[str, ...]
+    pid: tuple[int, ...]
+    not_pid: tuple[int, ...]
+    user: tuple[str, ...]
+    not_user: tuple[str, ...]
+    ignore_self: bool
+    settle: str | None
     format: str | None
     timefmt: str | None
     no_newline: bool
@@ -100,6 +112,13 @@ class Wishes:
             raise Failure(f"Something went wrong with the timeout value you provided.\n{os.strerror(errno.ERANGE)}")
         return seconds if seconds > 0 else None
 
+    def settling(self) -> float | None:
+        """Return the seconds of ``--settle``; None without it. Failure: it is no time."""
+        try:
+            return None if self.settle is None else filtering.seconds(self.settle)
+        except ValueError as error:
+            raise Failure(str(error)) from None
+
     def check(self) -> None:
         """Refuse what does not go together. Failure, in the order of inotifywait's own checks."""
         form = os.fsencode(self.format or "")
@@ -113,6 +132,10 @@ class Wishes:
             "--timefmt cannot be specified without --format.": self.timefmt is not None and self.format is None,
             "%T is in --format string, but --timefmt was not specified.": b"%T" in form and self.timefmt is None,
             "-o must be specified with -d.": self.daemon and not self.outfile,
+            "--gitignore and --socket cannot both be specified: the files cannot be read; use --exclude-from.": (
+                self.gitignore and self.socket is not None
+            ),
+            "%{to} is in --format string, but --settle was not specified.": lines.TO in form and self.settle is None,
             **{
                 f"{name} is in --format string, but --origin was not specified.": not self.origin
                 for name in lines.named_origins(form)
@@ -122,8 +145,22 @@ class Wishes:
             if applies:
                 raise Failure(complaint)
 
+    def rules(self) -> Filter:
+        """Make the filter that every watch has in the daemon. Failure: a file or a name that is not there."""
+        chosen = Filter(pids=self.pid, not_pids=self.not_pid, ignore_self=self.ignore_self)
+        try:
+            for path in self.exclude_from:
+                chosen += Filter.from_file(path)
+            chosen += filtering.of_globs(self.glob)
+            users, not_users = (map(filtering.user_id, names) for names in (self.user, self.not_user))
+            return chosen + Filter(uids=users, not_uids=not_users)
+        except OSError as error:
+            raise Failure(f"Couldn't open {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise Failure(str(error)) from None
+
     def filter(self) -> Callable[[bytes], bool]:
-        """Make the function that says whether a path passes the filters. Failure: a bad expression."""
+        """Make the function that says whether a path passes the expressions. Failure: a bad one."""
         excluded = _patterns("exclude", self.exclude, self.excludei)
         included = _patterns("include", self.include, self.includei)
 
@@ -187,19 +224,28 @@ class _Voice:
 @click.option("-P", "--no-dereference", is_flag=True, help="Watch symbolic links themselves.")
 @click.option("-r", "--recursive", is_flag=True, help="Watch directories with everything below them.")
 @click.option("-q", "--quiet", count=True, help="Print events only; twice: not even those.")
-@click.option("-e", "--event", metavar="EVENT[,EVENT...]", multiple=True, help="Only these events (see below).")
+@click.option("-e", "--event", metavar="EVENT[,EVENT...]", multiple=True, help="Only these events (see above).")
 @click.option("-t", "--timeout", metavar="SECONDS", default="0", help="End with 2 after so long without an event.")
 @click.option("--exclude", metavar="REGEX", multiple=True, help="Leave out paths that match. May be repeated.")
 @click.option("--excludei", metavar="REGEX", multiple=True, help="The same, upper or lower case.")
 @click.option("--include", metavar="REGEX", multiple=True, help="Only paths that match. May be repeated.")
 @click.option("--includei", metavar="REGEX", multiple=True, help="The same, upper or lower case.")
+@click.option("--gitignore", is_flag=True, help="Leave out what the .gitignore files of each PATH say, and .git.")
+@click.option("--exclude-from", metavar="FILE", multiple=True, help="Leave out what this gitignore file says.")
+@click.option("--glob", metavar="PATTERN", multiple=True, help="Only what this line of gitignore matches; !: not that.")
+@click.option("--pid", metavar="PID", multiple=True, type=click.IntRange(min=1), help="Only what these processes do.")
+@click.option("--not-pid", metavar="PID", multiple=True, type=click.IntRange(min=1), help="Nothing that these do.")
+@click.option("--user", "--uid", metavar="USER", multiple=True, help="Only what these users do; name or number.")
+@click.option("--not-user", "--not-uid", metavar="USER", multiple=True, help="Nothing that these do.")
+@click.option("--ignore-self", is_flag=True, help="Nothing that this program does, as to a -o FILE on the mount.")
 @click.option("--fromfile", metavar="FILE", multiple=True, help="Read more PATHs from FILE, one a line; - is stdin.")
 @click.option("-c", "--csv", is_flag=True, help="Print comma-separated values.")
 @click.option("--json", is_flag=True, help="Print a JSON object a line.")
-@click.option("--format", metavar="FORMAT", help="Print as FORMAT says (see below).")
+@click.option("--format", metavar="FORMAT", help="Print as FORMAT says (see above).")
 @click.option("--timefmt", metavar="FORMAT", help="What %T prints, as for strftime(3).")
 @click.option("--no-newline", is_flag=True, help="End what FORMAT prints with nothing.")
 @click.option("-0", "--null", is_flag=True, help="End lines with NUL instead of newline.")
+@click.option("--settle", metavar="DURATION", help="Print in batches, after so long without an event (see above).")
 @click.option("--max-events", metavar="N", type=click.IntRange(min=1), help="End after N events. Implies -m.")
 @click.option("--origin", is_flag=True, help="Also tell who did it, in --json and %{pid} etc.")
 @click.option("--socket", metavar="SOCKET", help="Use this control socket; PATHs are below its mount's root.")
@@ -216,6 +262,11 @@ def watch(**given: Any) -> NoReturn:
               between them  %T time  %c cookie in hexadecimal  %0 NUL
               %n newline  %% percent sign
               %{pid} %{uid} %{gid} %{comm} %{seq} %{ts} with --origin
+              %{to} new path of a rename, with --settle
+    PATTERN   a line of gitignore(5), relative to each watched PATH; what it
+              leaves out is not even sent. --exclude-from beats --gitignore
+    DURATION  100ms, 1s or 0.5. A batch has each event once and a rename in
+              one piece: `d/ MOVED_FROM,MOVED_TO a -> d/b`
     Exit code 0 an event came, 1 an error or an event not asked for,
               2 the time is up
     """  # noqa: D301 - \b is click's mark for a paragraph that is not to be filled
@@ -228,6 +279,7 @@ def run(wishes: Wishes) -> int:
     events, seconds = wishes.events(), wishes.seconds()
     wishes.check()
     passes, line = wishes.filter(), wishes.line()
+    settle, rules = wishes.settling(), wishes.rules()
     stderr = _Voice(to_syslog=False)
     operands = [*read_lists(wishes.fromfile, stderr.say), *map(os.fsencode, wishes.paths)]
     paths, excluded = sort_out(operands)
@@ -240,7 +292,7 @@ def run(wishes: Wishes) -> int:
     say("Setting up watches." + "  Beware: since -r was given, this may take a while!" * wishes.recursive)
     more = (X_ORIGIN if wishes.origin else 0) | (DONT_FOLLOW if wishes.no_dereference else 0)
     teller = functools.partial(_teller, events, passes, wishes)
-    watcher = Watcher(teller, more, excluded)
+    watcher = Watcher(teller, more, excluded, functools.partial(_chosen, rules, wishes))
     try:
         _establish(watcher, paths, excluded, wishes)
     except WatchError as error:
@@ -257,6 +309,7 @@ def run(wishes: Wishes) -> int:
         asked=events | (Q_OVERFLOW if wishes.json else 0),
         limit=wishes.max_events or (None if wishes.monitor or wishes.daemon else 0),
         timeout=seconds,
+        settle=settle,
         complain=voice.say,
     )
     try:
@@ -267,7 +320,13 @@ def run(wishes: Wishes) -> int:
 
 
 def _teller(events: int, passes: Callable[[bytes], bool], wishes: Wishes, mount: str) -> Teller:
-    return Teller(mount, events, passes, twice=not wishes.json)
+    return Teller(mount, events, passes, twice=not wishes.json and wishes.settle is None)
+
+
+def _chosen(rules: Filter, wishes: Wishes, target: Target | None) -> Filter | None:
+    if wishes.gitignore and target is not None:
+        return filtering.of_tree(target.descriptor, target.shown, recursive=target.recursive) + rules
+    return rules if rules.rules else None
 
 
 def _open_output(wishes: Wishes) -> Output:

@@ -1,6 +1,7 @@
 """What is printed for an event: inotifywait 3.22's lines, and JSON.
 
 Learned from the program's behaviour; ``tests/test_watch.py`` compares every form with the binary.
+A rename in one piece, which only ``--settle`` makes, is ours: see ``joined``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from notifyfs.core.flags import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from notifyfs.client import Rename
     from notifyfs.core.wire import Origin
 
 WORDS: Final = {
@@ -84,8 +86,11 @@ _SPELLED: Final = (
     (ISDIR, b"ISDIR"),
 )
 
+TO: Final = b"%{to}"
+"""What ``--format`` calls the new path of a rename in one piece."""
+
 _ORIGIN_FIELDS: Final = ("pid", "uid", "gid", "comm", "seq", "ts")
-"""What ``%{...}`` in a format may name."""
+"""What ``%{...}`` in a format may name with ``--origin``."""
 
 
 class Told(NamedTuple):
@@ -100,11 +105,21 @@ class Told(NamedTuple):
     wd: int
     origin: Origin | None
     mount: str
+    to: Told | None = None
+    """For a rename in one piece: its MOVED_TO. The rest is of its MOVED_FROM, except that ``mask`` has both."""
 
     @property
     def path(self) -> bytes:
         """What filters look at."""
         return self.watched + self.name
+
+
+def joined(item: Told | Rename[Told]) -> Told:
+    """Make one event of a rename; anything else is one."""
+    if isinstance(item, Told):
+        return item
+    old, new = item
+    return old._replace(mask=old.mask | new.mask, origin=new.origin or old.origin, to=new)
 
 
 def event_mask(text: str) -> int:
@@ -125,20 +140,24 @@ def spell(mask: int, separator: bytes = b",") -> bytes:
 
 
 def plain(event: Told) -> bytes:
-    """Print as by default: ``d/ CLOSE_WRITE,CLOSE a``."""
-    return event.watched + b" " + spell(event.mask) + b" " + event.name
+    """Print as by default: ``d/ CLOSE_WRITE,CLOSE a``; a rename as ``d/ MOVED_FROM,MOVED_TO a -> d/b``."""
+    to = b" -> " + event.to.path if event.to else b""
+    return event.watched + b" " + spell(event.mask) + b" " + event.name + to
 
 
 def csv(event: Told) -> bytes:
-    """Print as with ``-c``: ``d/,"CLOSE_WRITE,CLOSE",a``."""
+    """Print as with ``-c``: ``d/,"CLOSE_WRITE,CLOSE",a``; a rename as ``d/,"MOVED_FROM,MOVED_TO",a,d/,b``."""
     first = _quoted(event.watched) + b"," if event.watched else b""
-    return first + _quoted(spell(event.mask)) + b"," + _quoted(event.name)
+    to = b"," + _quoted(event.to.watched) + b"," + _quoted(event.to.name) if event.to else b""
+    return first + _quoted(spell(event.mask)) + b"," + _quoted(event.name) + to
 
 
 def as_json(event: Told) -> bytes:
-    """Print as with ``--json``: an object on one line; ``path_b64`` is there when the path is not UTF-8."""
+    """Print as with ``--json``: an object on one line; ``path_b64`` is there when the path is not UTF-8.
+
+    A rename has an object ``to`` with ``wd``, ``path``, ``dir``, ``name`` of the new name.
+    """
     origin = event.origin
-    path = event.path
     fields: dict[str, Any] = {"v": 1}
     if origin:
         fields["seq"] = origin.sequence
@@ -148,15 +167,10 @@ def as_json(event: Told) -> bytes:
         "events": [flag.name for flag in flags.from_mask(event.mask)],
         "mask": event.mask,
         "cookie": event.cookie,
-        "wd": event.wd,
-        "path": path.decode(errors="replace"),
-        "dir": event.watched.decode(errors="replace"),
-        "name": event.name.decode(errors="replace"),
+        **_place(event),
     }
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        fields["path_b64"] = base64.b64encode(path).decode()
+    if event.to:
+        fields["to"] = _place(event.to)
     if origin:
         fields |= {
             "pid": origin.pid,
@@ -167,12 +181,30 @@ def as_json(event: Told) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
+def _place(event: Told) -> dict[str, Any]:
+    path = event.path
+    fields: dict[str, Any] = {
+        "wd": event.wd,
+        "path": path.decode(errors="replace"),
+        "dir": event.watched.decode(errors="replace"),
+        "name": event.name.decode(errors="replace"),
+    }
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        fields["path_b64"] = base64.b64encode(path).decode()
+    return fields
+
+
 def template(text: bytes, timefmt: str | None) -> Callable[[Told], bytes]:
     """Compile ``--format``: a function from an event to what is printed for it, without a newline.
 
     ``%w %f %e %Xe %T %c %0 %n %%`` as in inotifywait, ``%{pid} %{uid} %{gid} %{comm} %{seq} %{ts}``
     ("" where no origin is known); anything else stands for itself. *timefmt* is strftime(3)'s; a time
     that comes out empty drops the event's line (as inotifywait does).
+
+    ``%{to}`` is the new path of a rename in one piece. Without it in *text* such a rename is printed as its
+    two events, so that the new name is not lost.
     """
     pieces: list[Callable[[Told], bytes | None]] = []
     position = 0
@@ -185,7 +217,12 @@ def template(text: bytes, timefmt: str | None) -> Callable[[Told], bytes]:
         rendered = [piece(event) for piece in pieces]
         return b"".join(part for part in rendered if part is not None) if None not in rendered else b""
 
-    return render
+    def halves(event: Told) -> bytes:
+        if event.to is None:
+            return render(event)
+        return render(event._replace(mask=event.mask & ~MOVED_TO, to=None)) + render(event.to)
+
+    return render if TO in text else halves
 
 
 def named_origins(text: bytes) -> list[str]:
@@ -214,15 +251,17 @@ def _directive(text: bytes, timefmt: str | None) -> tuple[Callable[[Told], bytes
         return lambda _: time.strftime(timefmt).encode(errors="surrogateescape") or None, 2
     if key in _SIMPLE:
         return _SIMPLE[key], 2
-    for name in _ORIGIN_FIELDS:
+    for name in ("to", *_ORIGIN_FIELDS):
         if text.startswith(b"%%{%s}" % name.encode()):
-            return functools.partial(_origin_field, name), len(name) + 3
+            return functools.partial(_field, name), len(name) + 3
     if text[2:3] == b"e":
         return lambda event: spell(event.mask, key), 3
     return lambda _: b"%", 1
 
 
-def _origin_field(name: str, event: Told) -> bytes:
+def _field(name: str, event: Told) -> bytes:
+    if name == "to":
+        return event.to.path if event.to else b""
     origin = event.origin
     if origin is None:
         return b""

@@ -6,13 +6,16 @@ import contextlib
 import os
 import select
 import sys
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from notifyfs.client.connection import deadline_in, seconds_left
+from notifyfs.client.batches import Batch
+from notifyfs.client.connection import deadline_in, earlier, seconds_left
 from notifyfs.core.flags import Q_OVERFLOW
+from notifyfs.watching.lines import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from notifyfs.client import Connection
     from notifyfs.core.wire import Record
@@ -54,6 +57,40 @@ class Output:
                 raise OSError(error.errno, f"cannot write the events: {error.strerror}") from None
 
 
+class _Held:
+    """Events that wait to be printed: for nothing, or for *settle* seconds without another."""
+
+    def __init__(self, settle: float | None) -> None:
+        self._settle = settle
+        self._events: list[Told] = []
+        self._batches: defaultdict[str, Batch[Told]] = defaultdict(lambda: Batch(_identity))
+        self.until: float | None = None
+        """When they will have waited long enough; None: nothing waits."""
+
+    def add(self, events: list[Told]) -> None:
+        """Append *events*, which are all of one mount."""
+        if self._settle is None:
+            self._events += events
+        elif events:
+            for event in events:
+                self._batches[event.mount].add(event)
+            self.until = deadline_in(self._settle)
+
+    def take(self, *, early: bool) -> list[Told]:
+        """Give what has waited long enough; *early*: whatever waits."""
+        if self._settle is None:
+            events, self._events = self._events, []
+            return events
+        if not early and seconds_left(self.until) != 0:
+            return []
+        self.until = None
+        return [joined(item) for batch in self._batches.values() for item in batch.take()]
+
+
+def _identity(event: Told) -> Hashable:
+    return event.wd, event.mask, event.watched, event.name
+
+
 class Session:
     """One run of the command, once its watches stand.
 
@@ -61,8 +98,10 @@ class Session:
         connections: each mount's connection and teller.
         line: an event as it is printed, its end included; b"" prints nothing.
         asked: the events that the user asked for.
-        limit: how many of them to print, None: all there will ever be; 0: any event, also one not asked for, ends it.
+        limit: how many of them to print, None: all there will ever be; 0: any event, also one not asked for, ends
+            it, or with *settle* any batch.
         timeout: seconds without any event after which it ends; None: never.
+        settle: seconds without any event after which a batch is printed; None: each event at once.
         complain: takes a line for standard error (or syslog).
 
     """
@@ -75,13 +114,16 @@ class Session:
         asked: int,
         limit: int | None,
         timeout: float | None,
+        settle: float | None,
         complain: Callable[[str], None],
     ) -> None:
         self._connections = list(connections)
         self._line = line
         self._asked = asked
         self._limit = limit
+        self._first_only = limit == 0 and settle is None
         self._timeout = timeout
+        self._held = _Held(settle)
         self._complain = complain
         self._printed = 0
 
@@ -89,35 +131,34 @@ class Session:
         """Print events until there is a reason to end; the exit code. OSError: its strerror is for the user."""
         deadline = deadline_in(self._timeout)
         while self._connections:
-            lines: list[bytes] = []
-            code = None
             for events in map(self._events, list(self._connections)):
                 if events is not None:
                     deadline = deadline_in(self._timeout)
-                    code = self._print(events, lines)
-                    if code is not None:
-                        break
+                    self._held.add(events)
+            time_is_up = seconds_left(deadline) == 0
+            lines: list[bytes] = []
+            code = self._print(self._held.take(early=time_is_up or not self._connections), lines)
             output.write(b"".join(lines))
             if code is not None:
                 return code
-            if not self._wait(deadline):
+            if time_is_up:
                 return TIMED_OUT
+            self._wait(earlier(deadline, self._held.until))
         self._complain("notifyfs watch: the mount has ended")
         return FAILED
 
     def _print(self, events: list[Told], lines: list[bytes]) -> int | None:
-        """Append what is printed for *events*; the exit code if one of them is the last."""
-        for event in events:
+        """Append what is printed for *events*; the exit code if they are the last."""
+        for event in events[:1] if self._first_only else events:
             if event.mask & Q_OVERFLOW:
                 self._complain(_LOST)
-            asked = event.mask & self._asked
-            if asked:
+            if event.mask & self._asked:
                 lines.append(self._line(event))
                 self._printed += 1
-            if self._limit == 0:
-                return SEEN if asked else FAILED
-            if self._printed == self._limit:
-                return SEEN
+                if self._printed == self._limit:
+                    return SEEN
+        if events and self._limit == 0:
+            return SEEN if lines else FAILED
         return None
 
     def _events(self, source: tuple[Connection, Teller]) -> list[Told] | None:
@@ -138,15 +179,11 @@ class Session:
             events += teller.tell(more) if more else teller.decide()
         return events if records else None
 
-    def _wait(self, deadline: float | None) -> bool:
-        """Whether something arrived before *deadline*."""
+    def _wait(self, deadline: float | None) -> None:
+        """Wait until something arrives or *deadline* has passed."""
         poll = select.poll()
         for connection, _ in self._connections:
             poll.register(connection.fileno(), select.POLLIN)
-        while self._connections:
-            left = seconds_left(deadline)
-            if poll.poll(None if left is None else left * 1000):
-                break
-            if left == 0:
-                return False
-        return True
+        left = seconds_left(deadline)
+        if self._connections:
+            poll.poll(None if left is None else left * 1000)

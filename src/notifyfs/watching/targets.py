@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import sys
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from notifyfs.client import Connection, find_socket
 from notifyfs.core.flags import DONT_FOLLOW, ONLYDIR, X_RECURSIVE
+from notifyfs.watching.hints import reason
 from notifyfs.watching.telling import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from notifyfs.client import Filter
     from notifyfs.watching.telling import Teller
 
 
@@ -32,10 +33,7 @@ class WatchError(Exception):
     """A path that cannot be watched; its text is the line for the user."""
 
     def __init__(self, path: bytes, error: OSError, *, recursive: bool = False) -> None:
-        reason = error.strerror or str(error)
-        if recursive and error.errno == errno.EPERM:
-            reason = "only root and the user who mounted it may watch a whole tree (-r)"
-        super().__init__(f"Couldn't watch {os.fsdecode(path)}: {reason}")
+        super().__init__(f"Couldn't watch {os.fsdecode(path)}: {reason(path, error, recursive=recursive)}")
 
 
 def read_lists(lists: Iterable[str], complain: Callable[[str], None]) -> Iterator[bytes]:
@@ -104,21 +102,29 @@ class Watcher:
         teller: makes the Teller of a mount's connection, given its mountpoint.
         more: bits for every watch besides the events.
         excluded: from ``sort_out``.
+        chosen: makes the filter of a target's watch; None stands for one that is known by name only.
 
     """
 
-    def __init__(self, teller: Callable[[str], Teller], more: int, excluded: list[bytes]) -> None:
+    def __init__(
+        self,
+        teller: Callable[[str], Teller],
+        more: int,
+        excluded: list[bytes],
+        chosen: Callable[[Target | None], Filter | None],
+    ) -> None:
         self.connections: dict[str, tuple[Connection, Teller]] = {}
         self._teller = teller
         self._more = more
         self._excluded = excluded
+        self._chosen = chosen
 
     def add(self, target: Target) -> None:
         """Watch *target*. WatchError: it is on no notifyfs mount, or the daemon refuses."""
         try:
             connection, teller = self.connect(find_socket(target.descriptor))
-            mask = teller.mask(recursive=target.recursive) | self._more
-            wd = connection.add_watch_fd(mask | (X_RECURSIVE if target.recursive else 0), target.descriptor)
+            mask = teller.mask(recursive=target.recursive) | self._more | (X_RECURSIVE if target.recursive else 0)
+            wd = connection.add_watch_fd(mask, target.descriptor, filter=self._chosen(target))
         except OSError as error:
             raise WatchError(target.path, error, recursive=target.recursive) from None
         finally:
@@ -130,12 +136,14 @@ class Watcher:
         try:
             connection, teller = self.connect(socket_path)
             below = path.lstrip(b"/")
+            chosen = self._chosen(None)
             mask = teller.mask(recursive=recursive) | self._more
             try:
-                wd = connection.add_watch(mask | (X_RECURSIVE if recursive else ONLYDIR | DONT_FOLLOW), below)
+                more = X_RECURSIVE if recursive else ONLYDIR | DONT_FOLLOW
+                wd = connection.add_watch(mask | more, below, filter=chosen)
             except NotADirectoryError:
                 recursive = False
-                wd = connection.add_watch(teller.mask(recursive=False) | self._more, below)
+                wd = connection.add_watch(teller.mask(recursive=False) | self._more, below, filter=chosen)
                 shown = path
             else:
                 shown = _with_slash(path)

@@ -1,0 +1,108 @@
+"""Lines of gitignore(5), and what they match.
+
+pathspec translates a line into a regular expression. Its own matching is not used: it lets a file
+come back that lies in an excluded directory (``.*``, ``!bar`` and ``.h/bar``), and git does not.
+Where the translation differs from git's, that is mended here; ``tests/test_gitignore.py`` asks git.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+import warnings
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+COSTLY: Final = 64
+
+_STARS_IN_COMPONENT: Final = 2
+_STARS: Final = 4
+_STAND_IN: Final = "\u0100"
+"""A character that no byte is."""
+
+
+class Line(NamedTuple):
+    """A line that says something: of which names, and whether they match or (after ``!``) do not."""
+
+    search: Callable[[str], re.Match[str] | None]
+    matches: bool
+
+
+class Lines:
+    """The last line that says something of a name decides, and a directory decides for what is in it."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines = [*lines][::-1]
+
+    def match(self, name: bytes, *, is_dir: bool) -> bool:
+        """Whether *name* (a path without leading slash), or a directory on the way, matches."""
+        path = _characters(name)
+        above = (found.end() for found in re.finditer("/", path))
+        return any(_decided(self, path[:end]) for end in above) or self.decides(path + "/" * is_dir)
+
+    def decides(self, path: str) -> bool:
+        """Whether *path* itself (a directory if it ends in a slash) matches."""
+        return next((matches for search, matches in self._lines if search(path)), False)
+
+
+@functools.lru_cache(maxsize=4096)
+def _decided(lines: Lines, directory: str) -> bool:
+    return lines.decides(directory)
+
+
+def cost(line: bytes) -> int:
+    """What matching *line* may cost: 1, or ``COSTLY`` with two ``*`` in one component; EINVAL for more.
+
+    Regular expressions try every way to spread a name over the stars. Each event is matched while
+    its caller waits, so nobody may ask for a match that takes longer than some 0.1 ms (measured:
+    two stars, a name of 255 bytes).
+    """
+    parts = [len(re.findall(rb"\*+", part)) for part in re.sub(rb"\\.", b"", line).split(b"/")]
+    if max(parts) > _STARS_IN_COMPONENT or sum(parts) > _STARS:
+        raise OSError(errno.EINVAL, "too many wildcards", line)
+    return COSTLY if max(parts) == _STARS_IN_COMPONENT else 1
+
+
+def parse(line: bytes) -> Line | None:
+    """What *line* says; None for a comment, or nothing.
+
+    EINVAL: git or pathspec does not know it; they differ in what is rare in brackets.
+    """
+    # Late: clients that never filter need not wait for it.
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern  # noqa: PLC0415
+
+    text = _characters(line)
+    for bracket in re.findall(r"\\.|(\[[!^]?\]?[^]]*\])", text, re.DOTALL):
+        if any(special in bracket[1:] for special in ("\\", "/", "[:", "[.", "[=")):
+            raise OSError(errno.EINVAL, "no such brackets", line)
+    while text.endswith(" ") and not text.endswith("\\ "):
+        text = text[:-1]
+    last = text[-1:]
+    if last.isspace() and last != " ":
+        text = text[:-1] + _STAND_IN  # pathspec drops every kind of space at the end, git the blank
+    if text == "!/":
+        return None  # as "/": nothing
+    text = re.sub(r"/(?:\*\*/)*\*\*(/?)$", r"/**/*\1", text)  # what is in a directory, and not that itself
+    try:
+        expression, matches = GitIgnoreSpecPattern.pattern_to_regex(text)
+        if expression is None:
+            return None
+        expression = expression.replace(_STAND_IN, re.escape(last))
+        expression = expression.replace("(?P<ps_d>/)", "/")  # a directory decides for what is in it: see Lines
+        expression = re.sub(r"\\.|\[\^/\]|(\[\^?\]?[^]]*\])", _no_slash, expression, flags=re.DOTALL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # "[[a]" means what it always meant
+            return Line(re.compile(rf"(?:{expression})\Z", re.DOTALL).search, bool(matches))
+    except (ValueError, re.error) as error:
+        raise OSError(errno.EINVAL, str(error)) from None
+
+
+def _characters(name: bytes) -> str:
+    return name.decode("latin-1")  # a wildcard stands for a byte, as in git
+
+
+def _no_slash(found: re.Match[str]) -> str:
+    return f"(?!/){found[0]}" if found[1] else found[0]  # as in git, brackets match none
