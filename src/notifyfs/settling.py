@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from notifyfs.core.inodes import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.notes import Notes
@@ -34,6 +36,8 @@ class Settling:
     def __init__(self) -> None:
         self.notes: Notes | None = None
         """Set once mounted; nothing is waited for before."""
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether a request waits to be read: what it is about may be locked until it is answered."""
         self._marked: set[int] = set()
         self._generation = 0
         self._settled = 0
@@ -60,7 +64,7 @@ class Settling:
             self.begin()
             if self._round is not None:
                 round_ = self._round
-                await round_.wait()
+                await round_.wait(0 if self.busy() else _MOMENT)
                 self._end(round_)
 
     def _end(self, round_: _Round) -> None:
@@ -88,10 +92,10 @@ class _Round:
             with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
                 self._token.run_sync_soon(self._event.set)
 
-    async def wait(self) -> None:
-        """Return when it has, or will not."""
+    async def wait(self, moment: float) -> None:
+        """Return when it has, or will not. For a *moment* (seconds) the whole loop waits."""
         # Mostly the caller is just running: going round the loop would take longer than that.
-        if self._answer.acquire(timeout=_MOMENT):
+        if self._answer.acquire(timeout=moment):
             self._answer.release()
             return
         if self._event is None:

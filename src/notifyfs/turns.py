@@ -19,7 +19,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 
-TURN: Final = 0.0005
+TURN: Final = 0.001
 """Seconds for which requests are read one after the other, before subscribers and timers have their turn."""
 
 
@@ -83,7 +83,7 @@ class Workers:
 class Turns:
     """What pyfuse3 uses of trio. Assign it to ``pyfuse3.trio`` before ``pyfuse3.main`` is called.
 
-    *idle* is called before each wait: all requests that were read at once are answered.
+    *fuse* is the device. *idle* is called before each wait: all requests that were read at once are answered.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -91,11 +91,12 @@ class Turns:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self, idle: Callable[[], None]) -> None:
+    def __init__(self, fuse: int, idle: Callable[[], None]) -> None:
         self._idle = idle
         self.lowlevel = self
         self._lock = Lock()
-        self._poll: select.poll | None = None
+        self._poll = select.poll()
+        self._poll.register(fuse, select.POLLIN)
         self._end = 0.0
 
     def Lock(self) -> Lock:  # noqa: N802 - trio's name
@@ -108,11 +109,12 @@ class Turns:
         async with trio.open_nursery() as nursery:
             yield Workers(nursery, self._lock)
 
+    def busy(self) -> bool:
+        """Whether there is a request now."""
+        return bool(self._poll.poll(0))
+
     async def wait_readable(self, fd: int) -> None:
-        """Return when the FUSE device has a request: at once if it has one now, and the turn is not over."""
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLIN)
+        """Return when the FUSE device *fd* has a request: at once if it has one now, and the turn is not over."""
         if perf_counter() < self._end and self._poll.poll(0):
             return
         self._idle()
