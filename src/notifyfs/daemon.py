@@ -89,6 +89,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         if os.geteuid() == 0:
             syscalls.keep_capabilities(_KEPT)  # of this thread, and those that it will start
         daemon.settling.notes = Notes(fuse)
+        turns = pyfuse3.trio = Turns(fuse, daemon.settling.begin)  # type: ignore[attr-defined]
+        daemon.settling.busy = turns.busy
         trio.run(daemon.run, listener, lambda: ready(path))
 
 
@@ -165,7 +167,6 @@ class _Daemon:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._tell_ready, ready)
-                pyfuse3.trio = Turns(self.settling.begin)  # type: ignore[attr-defined]
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
             self.watches.give_up(self.watches.undecided)

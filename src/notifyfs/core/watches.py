@@ -213,6 +213,8 @@ class Watches:
         """An operation was done to *entry*: queue its events. See ``rules.notices``."""
         if not self.total:
             return
+        if not (self._recursive or self._backlog or entry.parent.watches or entry.inode.watches or renamed or others):
+            return  # all that is watched is elsewhere
         for notice in notices(operation, entry, renamed, dies=dies, others=others):
             if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
                 self.undecided.add(notice.inode)
