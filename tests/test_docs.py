@@ -32,7 +32,15 @@ PACKAGE = ROOT / "src" / "notifyfs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ANSWERING = ("server.py", "resolve.py", "backing.py", "core/inodes.py", "core/gitignore.py", "core/filters.py", "core/watches.py")
+ANSWERING = (
+    "server.py",
+    "resolve.py",
+    "backing.py",
+    "core/inodes.py",
+    "core/gitignore.py",
+    "core/filters.py",
+    "core/watches.py",
+)
 """The modules whose errors a subscriber is told."""
 
 

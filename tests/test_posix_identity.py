@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import Mount, wait_until
+from notifyfs.client import Connection
+from notifyfs.core.wire import STATISTICS_OPERATIONS
 from posix_support import (
     fails,
     get,
@@ -165,6 +167,36 @@ def test_mounting_over_the_source_itself(mounted: Callable[..., Mount], tmp_path
         mount.unmount()
         mount.process.wait(10)
     assert get(tree / "e/g") == b"through the mount"
+
+
+@pytest.mark.parametrize(
+    ("over_itself", "option", "asked"), [(True, (), 1), (False, (), 100), (True, ("cache=auto",), 100)]
+)
+def test_over_the_source_itself_the_kernel_remembers_what_does_not_exist(
+    mounted: Callable[..., Mount],
+    tmp_path: Path,
+    over_itself: bool,  # noqa: FBT001 - a table
+    option: tuple[str, ...],
+    asked: int,
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    mount = mounted(*option, source=tree, root=tree) if over_itself else mounted(*option)
+    before = lookups(mount)
+    for _ in range(100):
+        assert not (mount.root / "none").exists()
+    assert lookups(mount) - before == asked
+    put(mount.root / "none", b"")
+    assert (mount.root / "none").exists()
+    os.rename(mount.root / "none", mount.root / "else")
+    assert not (mount.root / "none").exists()
+    assert (mount.root / "else").exists()
+
+
+def lookups(mount: Mount) -> int:
+    with Connection(mount.socket) as connection:
+        rows = connection.statistics(STATISTICS_OPERATIONS)["rows"]
+    return int(next(row["count"] for row in rows if row["operation"] == "lookup"))
 
 
 @pytest.mark.parametrize(("source", "root"), [("a", "a/b"), ("a/b", "a")], ids=["mountpoint inside", "source inside"])

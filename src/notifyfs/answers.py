@@ -1,7 +1,9 @@
-"""From Python's exceptions to FUSE's answers, in one place.
+"""From Python's exceptions to FUSE's answers, in one place; and how long each answer took.
 
 Anything but ``FUSEError`` that leaves a handler ends pyfuse3's main loop, and
 with it the mount for everyone.
+
+A request is timed from when pyfuse3 has parsed it until its handler is done, waiting included.
 """
 
 from __future__ import annotations
@@ -9,9 +11,12 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
+
+from notifyfs import meters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -38,13 +43,18 @@ def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
     It runs to its end before the next request is read. That is why the order of events is the
     order of operations, and why the core needs no lock.
     """
+    meter = meters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
         try:
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
             raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
 
     return answer
 
@@ -54,15 +64,20 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
 
     Where the source may hang (``Hesitant.source_answers``), it starts when the source has answered.
     """
+    meter = meters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
         try:
             if self.source_answers is not None:
                 await self.source_answers()
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
             raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
 
     return answer
 
@@ -71,13 +86,18 @@ def may_wait(
     handler: Callable[Concatenate[S, P], Awaitable[T]],
 ) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
     """A handler that may leave slow work to a thread; other requests go on meanwhile."""
+    meter = meters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
         try:
             return await handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
             raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
 
     return answer
 

@@ -31,6 +31,8 @@ _READY: Final = b"\0ready\0"
 _ENDING: Final = 10.0
 """Seconds that `umount` waits for the daemon; a lazily detached one may have to wait for its users."""
 _ENDING_LAZY: Final = 1.0
+_ANSWERING: Final = 10.0
+"""Seconds that `stats` gives the daemon for each answer."""
 
 _HELPER_USAGE: Final = 1
 _HELPER_FAILURE: Final = 32
@@ -107,11 +109,13 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     socket=PATH               the control socket
     uid=USER gid=GROUP        who owns it; a group named here may connect
     log=FILE                  log there instead of to syslog
+    metrics=HOST:PORT         counters for Prometheus there, by HTTP
     max_queued_events=N       events that one subscriber may leave unread (16384)
     max_user_instances=N      subscribers of one user (128)
     max_user_watches=N        watches of one user (1048576)
     max_read=BYTES            most bytes of one READ request
-    cache=auto|always|never   trust cached attributes for a second, for ever, or not at all
+    cache=auto|always|never   trust cached attributes for a second, for ever (default where
+                              MOUNTPOINT is SOURCE), or not at all
     access=cached|exact|off   IN_ACCESS for reads that miss the page cache, for all, for none
     """  # noqa: D301 - \b is click's mark for a paragraph that is not to be filled
     chosen = _parse([*options, *(["debug"] if debug else [])])
@@ -174,25 +178,28 @@ def list_(*, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path")
+@click.argument("path", required=False)
+@click.option("--socket", metavar="SOCKET", help="Ask this control socket, and do not touch the mount.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def stats(path: str, *, as_json: bool) -> None:
-    """Show the counters of the mount that PATH is on."""
-    from notifyfs import client
+def stats(path: str | None, socket: str | None, *, as_json: bool) -> None:
+    """Show the counters of the mount that PATH is on.
 
+    For each operation on the mount: how many requests, how many answered with an error, and how long
+    they took. Half of them took less than P50, 99 of 100 less than P99; both are powers of two.
+    """
+    from notifyfs import client, showing
+
+    if path is not None and socket is not None:
+        raise Misuse(f"{path}: --socket names the mount already; leave one of them out")
+    if path is None and socket is None:
+        raise click.UsageError("Missing argument 'PATH'.")
     try:
-        with client.Connection(client.find_socket(path)) as connection:
-            counters = connection.statistics()["mount"]  # this connection's own are all 0
+        with client.Connection(socket or client.find_socket(path or ""), timeout=_ANSWERING) as connection:
+            counters = showing.fetch(connection)
     except OSError as error:
-        said = error.strerror or str(error)
-        raise Failure(
-            f"{path}: {said}" if ";" in said else f"{path}: {said}; `notifyfs list` shows the mounts"
-        ) from None
-    if as_json:
-        click.echo(json.dumps(counters, indent=2))
-        return
-    for name, value in counters.items():
-        click.echo(f"{name}: {value}")
+        said = f"{path or socket}: {error.strerror or error}"
+        raise Failure(said if ";" in said else f"{said}; `notifyfs list` shows the mounts") from None
+    click.echo(json.dumps(counters, indent=2) if as_json else "\n".join(map(printable, showing.lines(counters))))
 
 
 @main.command()

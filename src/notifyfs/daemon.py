@@ -16,7 +16,6 @@ import trio
 
 from notifyfs import logs, mounts, syscalls
 from notifyfs.backing import Backing
-from notifyfs.core.watches import Watches
 from notifyfs.mounts import mountinfo
 from notifyfs.notes import Notes
 from notifyfs.operations import MOST_TASKS, Operations
@@ -25,11 +24,13 @@ from notifyfs.patience import Patience, may_hang
 from notifyfs.resolve import Resolver
 from notifyfs.server import Limits, Server
 from notifyfs.settling import Deaths, Settling
+from notifyfs.statistics import Counted, Statistics
 from notifyfs.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from notifyfs.metrics import Exporter
     from notifyfs.options import Options
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         backing = Backing(_open_source(source), max(64, min(_MOST_KEPT, limit // 4)))
         stack.callback(backing.close)
         listener = stack.enter_context(_listening(path, options))
+        exporter = stack.enter_context(_exporting(options.metrics))
         hangs = may_hang(source)
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_close, fuse)
@@ -91,6 +93,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         daemon.settling.notes = Notes(fuse)
         turns = pyfuse3.trio = Turns(fuse, daemon.settling.begin)  # type: ignore[attr-defined]
         daemon.settling.busy = turns.busy
+        if exporter is not None:
+            exporter.start(daemon.statistics, mountpoint, source)
         trio.run(daemon.run, listener, lambda: ready(path))
 
 
@@ -106,7 +110,7 @@ class _Daemon:
             max_user_instances=options.max_user_instances,
             max_user_watches=options.max_user_watches,
         )
-        watches = Watches(
+        watches = Counted(
             backing.inodes,
             owner=os.geteuid(),
             max_user_instances=limits.max_user_instances,
@@ -124,11 +128,12 @@ class _Daemon:
             self.settling,
             self.deaths,
             socket=os.fsencode(path),
-            cache=options.cache,
+            cache=options.cache or ("always" if source == mountpoint else "auto"),
             access=options.access,
             acl=os.geteuid() == 0,
             noatime=options.noatime and os.geteuid() == 0,
         )
+        self.statistics = Statistics(watches, self._held)
         major, _, minor = line.device.partition(":")
         self.server = Server(
             watches,
@@ -137,7 +142,7 @@ class _Daemon:
             settled=self.settling.wait,
             decided=self.deaths.wait,
             about={"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
-            counters=self.counters,
+            statistics=self.statistics,
         )
 
     def be_patient(self) -> None:
@@ -145,13 +150,11 @@ class _Daemon:
         patience = Patience(self.backing.fd(self.backing.inodes.root))
         self.operations.source_answers = self.server.source_answers = patience.wait
 
-    def counters(self) -> dict[str, int]:
-        """What statistics say of the mount as a whole."""
+    def _held(self) -> dict[str, int]:
         return {
             "inodes": len(self.backing.inodes),
             "open_files": len(self.operations.handles),
             "descriptors": self.backing.descriptors,
-            "events": self.watches.sequence,
         }
 
     async def run(self, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -225,6 +228,29 @@ def _listening(path: str, options: Options) -> Iterator[socket.socket]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(made, os.lstat(path)):  # a later mount's, after a lazy unmount, is not ours
                 os.unlink(path)
+
+
+@contextlib.contextmanager
+def _exporting(address: tuple[str, int] | None) -> Iterator[Exporter | None]:
+    """Hold the *address* for metrics, if one is wanted. Before the mount, which must fail where it cannot be had."""
+    if address is None:
+        yield None
+        return
+    named = "metrics={}:{}".format(f"[{address[0]}]" if ":" in address[0] else address[0], address[1])
+    try:
+        from notifyfs.metrics import Exporter  # noqa: PLC0415 - an extra, which most mounts do without
+
+        exporter = Exporter(address)
+    except ImportError as error:
+        raise mounts.MountError(f"{named}: {error}; install it: pip install 'notifyfs[metrics]'") from error
+    except OSError as error:
+        raise mounts.MountError(
+            f"{named}: {error.strerror}; choose another address with -o metrics=HOST:PORT"
+        ) from error
+    try:
+        yield exporter
+    finally:
+        exporter.stop()
 
 
 def _remove_stale(path: str) -> None:

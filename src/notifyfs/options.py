@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SOCKET_PATH_MAX: Final = 107
 """Bytes in a Unix socket's path: ``sun_path`` of unix(7), less its NUL."""
 
+_PORTS: Final = 65535
+
 
 class OptionError(ValueError):
     """An option is unknown or its value makes no sense; ``str()`` is one line with the remedy."""
@@ -57,13 +59,16 @@ class Options:
     log: str | None = None
     """Absolute path of the log file; None: standard error in the foreground, else syslog."""
     debug: bool = False
+    metrics: tuple[str, int] | None = None
+    """Host (no brackets) and TCP port on which Prometheus may fetch the counters; None: nowhere."""
 
     max_queued_events: int = 16384
     max_user_instances: int = 128
     max_user_watches: int = 1048576
     max_read: int | None = None
     """Bytes in a READ request; None: the kernel's choice."""
-    cache: Literal["auto", "always", "never"] = "auto"
+    cache: Literal["auto", "always", "never"] | None = None
+    """None: ``always`` where the mount covers its own source, which nobody can change behind it then; else ``auto``."""
     access: Literal["cached", "exact", "off"] = "cached"
 
     @classmethod
@@ -174,6 +179,15 @@ def _socket(name: str, value: str) -> str:
     return path
 
 
+def _address(name: str, value: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):)?([0-9]{1,5})", value)
+    if not found or not 1 <= int(found[2]) <= _PORTS:
+        raise OptionError(
+            f"{name}={value}: wants HOST:PORT, [IPV6]:PORT or PORT (then of 127.0.0.1), the port from 1 to {_PORTS}"
+        )
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
+
+
 def _number(least: int) -> Callable[[str, str], int]:
     def convert(name: str, value: str) -> int:
         if not re.fullmatch("[0-9]{1,10}", value) or not least <= int(value) < 1 << 31:
@@ -210,6 +224,7 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "uid": _account(lambda name: pwd.getpwnam(name).pw_uid),
     "gid": _account(lambda name: grp.getgrnam(name).gr_gid),
     "log": _path,
+    "metrics": _address,
     "max_queued_events": _number(1),
     "max_user_instances": _number(1),
     "max_user_watches": _number(1),

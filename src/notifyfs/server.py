@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from notifyfs.core.inodes import Inode
     from notifyfs.resolve import Resolver
+    from notifyfs.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Server:
         settled: Callable[[], Awaitable[None]],
         decided: Callable[[], Awaitable[None]],
         about: dict[str, object],
-        counters: Callable[[], dict[str, int]],
+        statistics: Statistics,
     ) -> None:
         self.watches = watches
         self.resolver = resolver
@@ -95,8 +96,7 @@ class Server:
         """Waits until a path can be looked up without hanging; None where it always can."""
         self.about = about
         """What a hello says of the mount."""
-        self.counters = counters
-        """What statistics say of the mount."""
+        self.statistics = statistics
         self._strangers = 0
         self._subscribers: set[Subscriber] = set()
 
@@ -265,13 +265,13 @@ class Subscriber:
         if kind == wire.FILTER:
             self._draft.add(mask, record.name)
             return 0, b"", -1
+        if kind == wire.STATISTICS:
+            return 0, self._statistics(record), -1
         if mask or record.name:
             raise OSError(errno.EINVAL, "this request takes neither mask nor name")
         if kind > 0:
             self._watches.remove(self.instance, kind, Caller(self._peer.pid, self._peer.uid, self._peer.gid))
             return 0, b"", -1
-        if kind == wire.STATISTICS:
-            return 0, self._statistics(), -1
         if kind == wire.PENDING:
             if self._packets is not None:
                 return self.instance.queue.bytes + self._packets.waiting, b"", -1
@@ -306,26 +306,14 @@ class Subscriber:
                 about[path] = None
         return 0, answer if len(answer) < wire.MAX_LEN else json.dumps(about).encode(), sent
 
-    def _statistics(self) -> bytes:
-        queue = self.instance.queue
-        return json.dumps(
-            {
-                "instance": {
-                    "watches": len(self.instance.watches),
-                    "queued_events": len(queue),
-                    "queued_bytes": queue.bytes,
-                    "events": queue.total,
-                    "dropped": queue.dropped,
-                    "coalesced": queue.coalesced,
-                    "high_water": queue.high_water,
-                },
-                "mount": {
-                    "instances": len(self._watches.instances),
-                    "watches": self._watches.total,
-                    **self._server.counters(),
-                },
-            }
-        ).encode()
+    def _statistics(self, record: Record) -> bytes:
+        if record.mask == wire.STATISTICS_INSTANCES and self._peer.uid not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, "other users' instances")
+
+        def pids() -> dict[Instance, int]:
+            return {each.instance: each._peer.pid for each in self._server._subscribers}  # noqa: SLF001 - this module's
+
+        return self._server.statistics.answer(record, self.instance, pids)
 
     # Sending
 

@@ -7,7 +7,7 @@ count: as the tail for coalescing, and against ``max_queued_events``.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 from notifyfs.core import flags
@@ -40,7 +40,8 @@ class Queue:
         self.limit = limit
         self.dropped = 0
         self.coalesced = 0
-        self.total = 0
+        self.kinds: defaultdict[int, int] = defaultdict(int)
+        """Mask -> how many events with it were queued; overflow records, too."""
         self.high_water = 0
         self.bytes = 0
         self._items: deque[Item] = deque()
@@ -52,6 +53,11 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def total(self) -> int:
+        """How many events were queued, overflow records among them."""
+        return sum(self.kinds.values())
 
     def append(self, record: Record, origin: Origin | None = None) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
@@ -110,7 +116,7 @@ class Queue:
 
     def _push(self, item: Item) -> None:
         self._items.append(item)
-        self.total += 1
+        self.kinds[item[0].mask] += 1
         self.bytes += size(item)
         self.high_water = max(self.high_water, len(self._items))
 

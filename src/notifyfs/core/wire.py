@@ -29,6 +29,10 @@ FILTER: Final = -4
 EVENT_FD: Final = 1
 """Bit 0 of a hello's mask: deliver the events on a descriptor of their own."""
 
+STATISTICS_OPERATIONS: Final = 1
+STATISTICS_INSTANCES: Final = 2
+"""What a ``STATISTICS`` request's mask asks for, in pages; 0: the counters of the instance and the mount."""
+
 FILTER_EXCLUDE: Final = 1
 FILTER_INCLUDE: Final = 2
 FILTER_PROCESS: Final = 4
@@ -50,10 +54,12 @@ class Record(NamedTuple):
 
     def __bytes__(self) -> bytes:
         """The record as it travels; FramingError for a name that no reader would take."""
-        name = self.name
-        size = len(name) if carries_origin(self.wd, self.mask) else field_size(name)
-        check_size(size, self.cookie)
-        return HEADER.pack(self.wd, self.mask, self.cookie, size) + name.ljust(size, b"\0")
+        wd, mask, cookie, name = self
+        if not name:
+            return HEADER.pack(wd, mask, cookie, 0)
+        size = len(name) if carries_origin(wd, mask) else field_size(name)
+        check_size(size, cookie)
+        return HEADER.pack(wd, mask, cookie, size) + name.ljust(size, b"\0")
 
     def __str__(self) -> str:
         """The record as people write it: ``wd1 CREATE|ISDIR s``."""
