@@ -32,7 +32,7 @@ LINUX = {  # linux/inotify.h, as inotify(7) names them
     "ISDIR": 1 << 30,
     "ONESHOT": 1 << 31,
 }
-OURS = {"X_RECURSIVE": 1 << 16, "X_ORIGIN": 1 << 17, "X_REPLY": 1 << 23}  # docs/protocol.md
+OURS = {"X_RECURSIVE": 1 << 16, "X_ORIGIN": 1 << 17, "X_FILTER": 1 << 18, "X_REPLY": 1 << 23}  # docs/protocol.md
 
 masks = st.integers(0, (1 << 32) - 1)
 
@@ -53,7 +53,7 @@ def test_our_bits_are_free_in_linux() -> None:
 
 def test_a_watch_may_ask_for_every_bit_but_a_replys() -> None:
     assert sum(LINUX.values()) + sum(OURS.values()) - flags.WATCH_BITS == OURS["X_REPLY"]
-    assert OURS["X_RECURSIVE"] | OURS["X_ORIGIN"] == flags.EXTENSIONS
+    assert OURS["X_RECURSIVE"] | OURS["X_ORIGIN"] | OURS["X_FILTER"] == flags.EXTENSIONS
 
 
 def test_the_groups_are_those_of_inotify_simple() -> None:
