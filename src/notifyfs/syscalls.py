@@ -92,11 +92,6 @@ def unread_by_peer(fd: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
 
 
-def readable_bytes(fd: int) -> int:
-    """FIONREAD: data bytes waiting to be read from a socket."""
-    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0])
-
-
 def peer_groups(fd: int) -> tuple[int, ...]:
     """SO_PEERGROUPS: the supplementary groups of the process that connected, as they were then.
 

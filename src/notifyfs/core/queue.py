@@ -7,6 +7,7 @@ count: as the tail for coalescing, and against ``max_queued_events``.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
@@ -90,13 +91,14 @@ class Queue:
             self._overflow_queued = True
             self._push((OVERFLOW, None))
 
-    def take(self, most: int) -> list[Item]:
-        """Remove and return the oldest items, at least one and at most *most* bytes of them."""
+    def take(self, most: int, events: int = sys.maxsize) -> list[Item]:
+        """Remove and return the oldest items: at most so many *events*, and *most* bytes, but one at least of those."""
         items = self._items
         taken: list[Item] = []
-        while items:
-            most -= size(items[0])
-            if most < 0 and taken:
+        left = most
+        while items and len(taken) < events:
+            left -= size(items[0])
+            if left < 0 and taken:
                 break
             item = items.popleft()
             taken.append(item)
