@@ -7,6 +7,8 @@ are those of ``include/linux/fsnotify.h``.
 from __future__ import annotations
 
 import enum
+import functools
+import operator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from notifyfs.core import flags
@@ -68,6 +70,9 @@ RULES: Final[dict[str, tuple[tuple[To, int], ...]]] = {
     "access time and attributes": ((To.DENTRY, flags.ACCESS | flags.ATTRIB),),
 }
 
+TOLD: Final = {operation: functools.reduce(operator.or_, (flag for _, flag in row)) for operation, row in RULES.items()}
+"""All that an operation may tell to anybody."""
+
 SILENT: Final = frozenset(
     [
         "lookup",
@@ -128,6 +133,8 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
         return "size or modification time"
     return "access time" if atime else None
 
+_PATH, _DENTRY, _PARENT, _OLD_PARENT, _INODE, _VICTIM, _DEATH, _VICTIM_DEATH = To  # found faster than in the class
+
 
 def notices(  # noqa: C901, PLR0912 - a branch for each word of the table
     operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False, others: Sequence[Entry] = ()
@@ -142,28 +149,28 @@ def notices(  # noqa: C901, PLR0912 - a branch for each word of the table
     cookie = renamed.cookie if renamed else 0
     for to, flag in RULES[operation]:
         mask = flag if flag & _NEVER_ISDIR else flag | directory
-        if to is To.PATH:
-            yield Notice(mask, parent, name, inode, unlinked=not entry.live)
-        elif to is To.DENTRY:
+        if to is _PATH:
+            yield Notice(mask, parent, name, inode, 0, not entry.live)
+        elif to is _DENTRY:
             if others:
                 for possible in (entry, *others):
                     yield Notice(mask, possible.parent, possible.name, None)
                 yield Notice(mask, None, b"", inode)
             else:
                 yield Notice(mask, parent, name, inode)
-        elif to is To.PARENT:
+        elif to is _PARENT:
             yield Notice(mask, parent, name, None, cookie)
-        elif to is To.INODE:
+        elif to is _INODE:
             yield Notice(mask, None, b"", inode)
-        elif to is To.DEATH:
+        elif to is _DEATH:
             if dies:
                 yield Notice(mask, None, b"", inode, death=True)
         elif renamed is None:
             raise TypeError(operation)  # a row with a rename's words needs a rename
-        elif to is To.OLD_PARENT:
+        elif to is _OLD_PARENT:
             yield Notice(mask, renamed.parent, renamed.name, None, cookie)
         elif renamed.victim is not None:
-            if to is To.VICTIM:
+            if to is _VICTIM:
                 isdir = flags.ISDIR if renamed.victim.is_dir else 0
                 yield Notice(flag | isdir, None, b"", renamed.victim)
             elif renamed.victim_dies:

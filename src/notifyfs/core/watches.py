@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from notifyfs.core import filters, flags
-from notifyfs.core.rules import Notice, Renamed, notices
+from notifyfs.core.rules import TOLD, Notice, Renamed, notices
 from notifyfs.core.wire import MAX_LEN, Origin, Record
 
 if TYPE_CHECKING:
@@ -213,8 +213,8 @@ class Watches:
         """An operation was done to *entry*: queue its events. See ``rules.notices``."""
         if not self.total:
             return
-        if not (self._recursive or self._backlog or entry.parent.watches or entry.inode.watches or renamed or others):
-            return  # all that is watched is elsewhere
+        if not (self._recursive or self._backlog or renamed or others) and not self._concerned(operation, entry):
+            return
         for notice in notices(operation, entry, renamed, dies=dies, others=others):
             if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
                 self.undecided.add(notice.inode)
@@ -251,6 +251,17 @@ class Watches:
                 number = self.sequence + 1
                 self._push(watch, Record(watch.wd, mask), actor, number)
                 self._ignore(watch, actor, number)
+
+    @staticmethod
+    def _concerned(operation: str, entry: Entry) -> bool:
+        """Whether any watch of the inode or its directory may hear of it, or ends with it."""
+        told = TOLD[operation]
+        for watches in (entry.parent.watches, entry.inode.watches):
+            if watches:
+                for watch in watches.values():
+                    if watch.mask & told:
+                        return True
+        return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
 
     @staticmethod
     def _may_be_held(inode: Inode) -> bool:
