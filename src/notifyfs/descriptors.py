@@ -8,20 +8,22 @@ import fcntl
 import os
 import socket
 import struct
+from collections import Counter
 from typing import Final
 
 import trio
 
 _MOST_CLOSING: Final = 256
 
-_closing = 0
+_closing: Counter[int] = Counter()  # of each user's
 
 
 class Descriptors(contextlib.ExitStack):
     """The descriptors that came with one request: the first is kept, and all are closed in the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: int) -> None:
         super().__init__()
+        self._user = user
         self._first = -1
         self._count = 0
         self._truncated = False
@@ -36,11 +38,11 @@ class Descriptors(contextlib.ExitStack):
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 for (fd,) in struct.iter_unpack("i", data[: len(data) // 4 * 4]):
                     self._count += 1
-                    if self._count == 1:
+                    if self._count == 1 and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
                         self._first = fd
-                        self.callback(close_safely, fd)
-                    else:  # no request takes two, and one that never ends must not hoard them
-                        close_safely(fd)
+                        self.callback(os.close, fd)
+                    else:  # no request takes it, and one that never ends must not hold it: the client's own end, say
+                        close_safely(fd, self._user)
 
     def only(self) -> int:
         """The one descriptor; EINVAL for several, EMFILE where the kernel had no room for it."""
@@ -48,11 +50,13 @@ class Descriptors(contextlib.ExitStack):
             raise OSError(errno.EMFILE, "no room for the descriptor")
         if self._count > 1:
             raise OSError(errno.EINVAL, "more than one descriptor")
+        if self._first < 0:
+            raise OSError(errno.EINVAL, "not an O_PATH descriptor")
         return self._first
 
 
-def close_safely(fd: int) -> None:
-    """Close a descriptor of a client's.
+def close_safely(fd: int, user: int) -> None:
+    """Close a descriptor that *user* has sent.
 
     close(2) of anything but an ``O_PATH`` one may send a FLUSH, to this very daemon if the file is
     on our mount, and wait for its answer: a thread can, the main loop cannot.
@@ -60,27 +64,27 @@ def close_safely(fd: int) -> None:
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         os.close(fd)
     else:
-        close_apart(fd)
+        close_apart(fd, user)
 
 
-def close_apart(fd: int) -> None:
+def close_apart(fd: int, user: int = -1) -> None:
     """Close *fd* in a thread: it may write back, free a large file, or never return."""
-    global _closing  # noqa: PLW0603 - threads are the process's
-    _closing += 1
+    _closing[user] += 1
     token = trio.lowlevel.current_trio_token()
 
     def closed(_outcome: object) -> None:
         with contextlib.suppress(trio.RunFinishedError):  # the daemon ends
-            token.run_sync_soon(_closed)
+            token.run_sync_soon(_closed, user)
 
     trio.lowlevel.start_thread_soon(lambda: os.close(fd), closed)
 
 
-def room_for_more() -> bool:
-    """Whether descriptors of clients may be taken: not while very many of theirs do not come to an end."""
-    return _closing < _MOST_CLOSING
+def room_for_more(user: int) -> bool:
+    """Whether descriptors of *user* may be taken: not while very many of that user's do not come to an end."""
+    return _closing[user] < _MOST_CLOSING
 
 
-def _closed() -> None:
-    global _closing  # noqa: PLW0603 - see above
-    _closing -= 1
+def _closed(user: int) -> None:
+    _closing[user] -= 1
+    if not _closing[user]:
+        del _closing[user]

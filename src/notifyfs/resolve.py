@@ -100,16 +100,19 @@ class Resolver:
     def _admit(self, inode: Inode, mask: int, peer: Peer) -> None:
         if mask & flags.X_RECURSIVE and peer.uid not in (0, os.geteuid()):
             raise OSError(errno.EPERM, "recursive watches are for root and the daemon's user")
+        if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
+            raise OSError(errno.ENOTDIR, "not a directory")
         if not peer.may(syscalls.may_read, self._backing.fd(inode)):
             raise OSError(errno.EACCES, "no read permission")
 
     def _walk(self, way: list[Inode], path: bytes, peer: Peer, *, follow: bool) -> None:
         """Go from the root in *way* to *path*, noting each place in *way*."""
         backing, links = self._backing, 0
+        searched: set[Inode] = set()
         parts = deque(path.split(b"/")) if path else deque()
         while parts:
             part, place = parts.popleft(), way[-1]
-            self._check_step(place, part, path, peer)
+            self._check_step(place, part, path, peer, searched)
             if part in (b"", b"."):
                 continue
             if part == b"..":
@@ -128,13 +131,17 @@ class Resolver:
                     way.append(backing.inodes.root)
                 parts.extendleft(reversed(target.split(b"/")))
 
-    def _check_step(self, place: Inode, part: bytes, path: bytes, peer: Peer) -> None:
+    def _check_step(self, place: Inode, part: bytes, path: bytes, peer: Peer, searched: set[Inode]) -> None:
         if not place.is_dir:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        if not part:
+            return
+        if place not in searched:
+            if not peer.may(syscalls.may_search, self._backing.fd(place)):
+                raise OSError(errno.EACCES, "no search permission", path)
+            searched.add(place)
         if len(part) > _NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        if not peer.may(syscalls.may_search, self._backing.fd(place)):
-            raise OSError(errno.EACCES, "no search permission", path)
         if part == b".." and place.number == ROOT:
             raise OSError(errno.EXDEV, "'..' leads out of the mount", path)
 

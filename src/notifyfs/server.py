@@ -20,7 +20,7 @@ import trio
 
 from notifyfs import syscalls
 from notifyfs.core import flags, wire
-from notifyfs.core.filters import Draft
+from notifyfs.core.filters import MOST, MOST_OF_USER, Draft
 from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
@@ -154,7 +154,8 @@ class Subscriber:
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
         self.instance = Instance(self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring)
-        self._draft = Draft(self._peer.pid, self._peer.uid)
+        trusted = self._peer.uid in (0, os.geteuid())
+        self._draft = Draft(self._peer.pid, self._peer.uid, MOST if trusted else MOST_OF_USER)
         self._greeted = False
 
     def close(self) -> None:
@@ -228,7 +229,7 @@ class Subscriber:
         One record is read at a time: descriptors belong to the record that they came with, and the
         kernel tells no finer than a read.
         """
-        descriptors = Descriptors()
+        descriptors = Descriptors(self._peer.uid)
         try:
             wd, mask, cookie, size = HEADER.unpack(await self._exactly(HEADER.size, descriptors))
             wire.check_size(size, cookie)
@@ -244,7 +245,7 @@ class Subscriber:
             more, ancillary, message_flags, _ = await self._socket.recvmsg(
                 # Without room the kernel closes them, and does not wait for it.
                 count - len(data),
-                socket.CMSG_SPACE(4 * _MOST_FDS) if room_for_more() else 0,
+                socket.CMSG_SPACE(4 * _MOST_FDS) if room_for_more(self._peer.uid) else 0,
                 socket.MSG_CMSG_CLOEXEC,
             )
             descriptors.take(ancillary, truncated=bool(message_flags & socket.MSG_CTRUNC))

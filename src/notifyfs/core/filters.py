@@ -60,6 +60,8 @@ class Filter:
         self._not_users = numbers.get(wire.FILTER_NOT_USER)
         self.asks_process = bool(self._processes or self._not_processes)
         """Whether the process behind each event must be known."""
+        # One file is told of several times: created, opened, modified, closed. Its own cache goes with the filter.
+        self._wanted = functools.lru_cache(maxsize=1024)(functools.partial(_wants, self._include, self._exclude))
 
     def passes(self, name: bytes, doer: Doer, *, is_dir: bool) -> bool:
         """Whether an event under this name (b"": of the watched inode itself), by *doer*, is to be told."""
@@ -73,25 +75,24 @@ class Filter:
                 return False
             if self._not_processes and process in self._not_processes:
                 return False
-        return not name or _wanted(self, name, is_dir)
+        return not name or self._wanted(name, is_dir)
 
     def wants(self, name: bytes, *, is_dir: bool) -> bool:
         """Whether the patterns let this name through."""
-        if self._include is not None and not self._include.match(name, is_dir=is_dir):
-            return False
-        return self._exclude is None or not self._exclude.match(name, is_dir=is_dir)
+        return _wants(self._include, self._exclude, name, is_dir)
 
 
-@functools.lru_cache(maxsize=16384)
-def _wanted(rules: Filter, name: bytes, is_dir: bool) -> bool:  # noqa: FBT001 - lru_cache is faster without keywords
-    # One file is told of several times: created, opened, modified, closed.
-    return rules.wants(name, is_dir=is_dir)
+def _wants(include: Lines | None, exclude: Lines | None, name: bytes, is_dir: bool) -> bool:  # noqa: FBT001 - cached
+    if include is not None and not include.match(name, is_dir=is_dir):
+        return False
+    return exclude is None or not exclude.match(name, is_dir=is_dir)
 
 
 class Draft:
     """The rules that one subscriber has sent for its next watch. *process* and *user* are its own."""
 
-    def __init__(self, process: int, user: int) -> None:
+    def __init__(self, process: int, user: int, most: int = MOST) -> None:
+        self._most = most
         self._own = {
             wire.FILTER_PROCESS: process,
             wire.FILTER_NOT_PROCESS: process,
@@ -120,7 +121,7 @@ class Draft:
         if kind not in _KINDS:
             raise OSError(errno.EINVAL, "no such kind of rule", hex(kind))
         price = cost(value) if kind & _PATTERNS else 1
-        if rules.cost + price > MOST:
+        if rules.cost + price > self._most:
             raise OSError(errno.E2BIG, "too many rules")
         if kind & _PATTERNS:
             line = parse(value)

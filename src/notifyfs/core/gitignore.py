@@ -36,21 +36,21 @@ class Lines:
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self._lines = [*lines][::-1]
+        self._decided = functools.lru_cache(maxsize=256)(functools.partial(_decides, self._lines))
 
     def match(self, name: bytes, *, is_dir: bool) -> bool:
         """Whether *name* (a path without leading slash), or a directory on the way, matches."""
         path = _characters(name)
         above = (found.end() for found in re.finditer("/", path))
-        return any(_decided(self, path[:end]) for end in above) or self.decides(path + "/" * is_dir)
+        return any(self._decided(path[:end]) for end in above) or self.decides(path + "/" * is_dir)
 
     def decides(self, path: str) -> bool:
         """Whether *path* itself (a directory if it ends in a slash) matches."""
-        return next((matches for search, matches in self._lines if search(path)), False)
+        return _decides(self._lines, path)
 
 
-@functools.lru_cache(maxsize=4096)
-def _decided(lines: Lines, directory: str) -> bool:
-    return lines.decides(directory)
+def _decides(lines: list[Line], path: str) -> bool:
+    return next((matches for search, matches in lines if search(path)), False)
 
 
 def cost(line: bytes) -> int:
@@ -60,7 +60,7 @@ def cost(line: bytes) -> int:
     its caller waits, so nobody may ask for a match that takes longer than some 0.1 ms (measured:
     two stars, a name of 255 bytes).
     """
-    parts = [len(re.findall(rb"\*+", part)) for part in re.sub(rb"\\.", b"", line).split(b"/")]
+    parts = [len(re.findall(rb"\*+", part)) for part in re.sub(rb"\\.", b"", _fewer(line)).split(b"/")]
     if max(parts) > _STARS_IN_COMPONENT or sum(parts) > _STARS:
         raise OSError(errno.EINVAL, "too many wildcards", line)
     return COSTLY if max(parts) == _STARS_IN_COMPONENT else 1
@@ -74,7 +74,7 @@ def parse(line: bytes) -> Line | None:
     # Late: clients that never filter need not wait for it.
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern  # noqa: PLC0415
 
-    text = _characters(line)
+    text = _characters(_fewer(line))
     for bracket in re.findall(r"\\.|(\[[!^]?\]?[^]]*\])", text, re.DOTALL):
         if any(special in bracket[1:] for special in ("\\", "/", "[:", "[.", "[=")):
             raise OSError(errno.EINVAL, "no such brackets", line)
@@ -98,6 +98,12 @@ def parse(line: bytes) -> Line | None:
             return Line(re.compile(rf"(?:{expression})\Z", re.DOTALL).search, bool(matches))
     except (ValueError, re.error) as error:
         raise OSError(errno.EINVAL, str(error)) from None
+
+
+def _fewer(line: bytes) -> bytes:
+    """*line* with one star for several, but for a component ``**``: they mean the same, and each is tried by itself."""
+    turned, line = (line[:1], line[1:]) if line.startswith(b"!") else (b"", line)
+    return turned + re.sub(rb"(\\.|(?<![^/])\*\*(?![^/]))|\*+", lambda found: found[1] or b"*", line, flags=re.DOTALL)
 
 
 def _characters(name: bytes) -> str:

@@ -133,6 +133,7 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
         return "size or modification time"
     return "access time" if atime else None
 
+
 _PATH, _DENTRY, _PARENT, _OLD_PARENT, _INODE, _VICTIM, _DEATH, _VICTIM_DEATH = To  # found faster than in the class
 
 
