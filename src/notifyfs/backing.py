@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 take 380 ms (measured)
+_MANY: Final = 256  # descriptors to wait for a sweep
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -44,18 +45,28 @@ class Backing:
         self._kept: OrderedDict[Inode, int] = OrderedDict()
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
         self._lent: dict[Inode, list[int]] = {}
+        self._removed: list[int] = []  # the last hold on files that nobody remembers: to close one frees the file
+        self.freeing: Callable[[], None] = lambda: None
+        """Called when there is something to ``sweep``."""
 
     def close(self) -> None:
         """Close every descriptor."""
-        for fd in (*self._kept.values(), *self._pinned.values()):
+        for fd in (*self._kept.values(), *self._pinned.values(), *self._removed):
             os.close(fd)
+        self._removed.clear()
         self._kept.clear()
         self._pinned.clear()
 
     @property
     def descriptors(self) -> int:
         """How many descriptors are held."""
-        return len(self._kept) + len(self._pinned)
+        return len(self._kept) + len(self._pinned) + len(self._removed)
+
+    def sweep(self) -> None:
+        """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (measured)."""
+        removed, self._removed = self._removed, []
+        for fd in removed:
+            (close_apart if os.fstat(fd).st_blocks > _MANY_BLOCKS else os.close)(fd)
 
     def fd(self, inode: Inode) -> int:
         """An ``O_PATH`` descriptor of *inode*, good until the next call that may open another."""
@@ -205,8 +216,12 @@ class Backing:
         if fd is not None:
             os.close(fd)
         fd = self._pinned.pop(inode, None)
-        if fd is not None:  # the last hold on a removed file: this frees it
-            (close_apart if os.fstat(fd).st_blocks > _MANY_BLOCKS else os.close)(fd)
+        if fd is not None:
+            self._removed.append(fd)
+            if len(self._removed) == 1:
+                self.freeing()
+            elif len(self._removed) > _MANY:
+                self.sweep()
 
     @staticmethod
     def _expected(inode: Inode, found: os.stat_result) -> os.stat_result:

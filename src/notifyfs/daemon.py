@@ -22,7 +22,7 @@ from notifyfs.operations import MOST_TASKS, Operations
 from notifyfs.origins import Caller
 from notifyfs.patience import Patience, may_hang
 from notifyfs.resolve import Resolver
-from notifyfs.server import Limits, Server
+from notifyfs.server import Bell, Limits, Server
 from notifyfs.settling import Deaths, Settling
 from notifyfs.statistics import Counted, Statistics
 from notifyfs.turns import Turns
@@ -55,6 +55,7 @@ _KEPT: Final = {
     33: "MAC_ADMIN: security labels for those who may",
 }
 _SIGALRM_SECONDS: Final = 0.1
+_SWEEPING: Final = 0.001
 
 
 def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str], None]) -> None:
@@ -169,6 +170,7 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
+                nursery.start_soon(self._sweep)
                 nursery.start_soon(self._tell_ready, ready)
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
@@ -176,6 +178,14 @@ class _Daemon:
             self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
             await self.server.finish()
             servers.cancel_scope.cancel()
+
+    async def _sweep(self) -> None:
+        removed = Bell()
+        self.backing.freeing = removed.ring
+        while True:
+            await removed.wait_rung()
+            await trio.sleep(_SWEEPING)  # the events of the removal go first
+            self.backing.sweep()
 
     async def _tell_ready(self, ready: Callable[[], None]) -> None:
         # From a thread: the answer comes from this very loop.
