@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 take 380 ms (measured)
-_MANY: Final = 256  # descriptors to wait for a sweep
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -59,8 +58,8 @@ class Backing:
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors are held."""
-        return len(self._kept) + len(self._pinned) + len(self._removed)
+        """How many descriptors are held, those not counted that the next ``sweep`` closes."""
+        return len(self._kept) + len(self._pinned)
 
     def sweep(self) -> None:
         """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (measured)."""
@@ -220,7 +219,7 @@ class Backing:
             self._removed.append(fd)
             if len(self._removed) == 1:
                 self.freeing()
-            elif len(self._removed) > _MANY:
+            elif len(self._removed) > self.limit // 8:
                 self.sweep()
 
     @staticmethod
