@@ -5,7 +5,7 @@ VENV := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint
+.PHONY: help setup demo test fast lint bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,3 +26,7 @@ lint: setup ## ruff and mypy --strict
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy
+
+bench: ## measure beside other programs, for twenty minutes of a quiet machine, and write docs/benchmarks.md
+	@scripts/setup bench
+	@$(AS_ROOT) $(VENV)/python scripts/bench

@@ -282,3 +282,147 @@ def test_the_socket_belongs_to_whom_the_options_say(
 ) -> None:
     found = os.stat(mounted(*options).socket)
     assert ((found.st_uid, found.st_gid), stat.S_IMODE(found.st_mode)) == (owner, mode)
+
+
+# What else could tell a user of what is closed to that user
+
+
+def received(wire: Wire) -> bytes:
+    """All that comes when a client asks whatever it may ask, and who did what."""
+    heard = []
+    for wd, mask, name in ((w.STATISTICS, mask, b"") for mask in range(4)):
+        events, reply = wire.until_reply(wire.send(wd, mask, name))
+        heard += [*events, reply]
+    heard += wire.events()
+    return b"".join(record.field for record in heard)
+
+
+def test_no_name_that_is_closed_to_a_user_is_in_any_answer(mount: Mount, tree: Path) -> None:
+    tree.chmod(0o755)
+    for name, mode in (("open", 0o755), ("closed", 0o700)):
+        (tree / name).mkdir()
+        (tree / name).chmod(mode)
+    (ready, go), (done, finish) = os.pipe(), os.pipe()
+    secret = made(tree / "closed/a-secret-name", 0o600)
+
+    def listen() -> tuple[bytes, dict[str, object]]:
+        with Wire(mount) as wire:
+            greeting = wire.hello()
+            wire.add(w.ALL_EVENTS | w.ORIGIN, tree / "open")
+            os.write(go, b"x")
+            os.read(done, 1)
+            return received(wire), greeting
+
+    child = os.fork()
+    if not child:
+        os.read(ready, 1)
+        (tree / "closed/another-secret-name").mkdir()
+        w.touch(secret)
+        secret.rename(tree / "open/told")
+        os.link(tree / "open/told", tree / "closed/third-secret-name")
+        (tree / "closed/third-secret-name").chmod(0o640)
+        (tree / "open/told").rename(secret)
+        os.write(finish, b"x")
+        os._exit(0)
+    try:
+        heard, greeting = w.as_user(USER, listen)
+    finally:
+        os.waitpid(child, 0)
+        for descriptor in (ready, go, done, finish):
+            os.close(descriptor)
+    assert heard.count(b"told") == 2, "it came, and it went"
+    assert b"secret" not in heard
+    assert b"closed" not in heard
+    assert greeting.keys() == {
+        *("version", "mountpoint", "source", "pid", "max_queued_events", "max_user_instances", "max_user_watches")
+    }
+
+
+def test_of_a_file_with_a_name_in_a_closed_directory_a_user_hears_without_that_name(mount: Mount, tree: Path) -> None:
+    tree.chmod(0o755)
+    (tree / "closed").mkdir(mode=0o700)
+    shown = made(tree / "shown", 0o644)
+    os.link(shown, tree / "closed/hidden")
+    (ready, go), (done, finish) = os.pipe(), os.pipe()
+
+    def listen() -> list[tuple[int, int, bytes]]:
+        with Wire(mount) as wire:
+            wire.add(w.MODIFY, tree)
+            wire.add(w.MODIFY, shown)
+            os.write(go, b"x")
+            os.read(done, 1)
+            return wire.told()
+
+    child = os.fork()
+    if not child:
+        os.read(ready, 1)
+        (tree / "closed/hidden").write_bytes(b"x")
+        os.write(finish, b"x")
+        os._exit(0)
+    try:
+        assert w.as_user(USER, listen) == [(2, w.MODIFY, b"")], "as in Linux: the file's own watch tells, no name does"
+    finally:
+        os.waitpid(child, 0)
+        for descriptor in (ready, go, done, finish):
+            os.close(descriptor)
+
+
+def test_a_users_descriptor_of_something_else_is_refused(mount: Mount, tree: Path) -> None:
+    file = made(tree / "f", 0o644)
+    for path, how, result in (
+        (mount.source / tree.name / "f", os.O_PATH, errno.EXDEV),
+        ("/", os.O_PATH, errno.EXDEV),
+        ("/proc/self", os.O_PATH, errno.EXDEV),
+        (file, os.O_RDONLY, errno.EINVAL),
+        ("/dev/null", os.O_RDWR, errno.EINVAL),
+    ):
+        descriptor = os.open(path, how)
+        assert watching(mount, file, descriptor=descriptor) == -result, path
+        os.close(descriptor)
+
+
+def test_a_user_s_link_and_way_out_of_the_mount_are_refused(mount: Mount, tree: Path) -> None:
+    tree.chmod(0o755)
+    for name, target in (("absolute", "/etc/passwd"), ("relative", "../" * 9 + "etc/passwd"), ("up", "../..")):
+        (tree / name).symlink_to(target)
+        assert watching(mount, tree / name) == -errno.EXDEV, name
+        assert watching(mount, tree / name, w.MODIFY | w.DONT_FOLLOW) == 1, "the link itself is inside"
+    (tree / "closed").mkdir(mode=0o700)
+    (tree / "closed" / "out").symlink_to("/etc/passwd")
+    assert watching(mount, tree / "closed" / "out") == REFUSED, "not even that it leads out"
+
+
+def test_what_a_user_may_not_watch_alone_is_not_watched_recursively_or_with_origins(mount: Mount, tree: Path) -> None:
+    (tree / "open").mkdir(mode=0o755)
+    (tree / "open").chmod(0o755)
+    tree.chmod(0o755)
+    directory = os.open(tree / "open", os.O_PATH)
+    file = made(tree / "f", 0o600)
+
+    assert watching(mount, tree, w.CREATE | w.RECURSIVE, descriptor=directory) == -errno.EPERM
+    assert watching(mount, file, w.MODIFY | w.ORIGIN) == REFUSED
+    assert watching(mount, file, w.ISDIR) == REFUSED, "not even a watch for nothing"
+    os.close(directory)
+
+
+def test_who_must_not_make_names_in_the_run_directory_cannot(mount: Mount) -> None:
+    """Or anybody could put a socket of one's own where a mount's is looked for."""
+    place = os.path.dirname(mount.socket)
+    found = os.stat(place)
+    assert (found.st_uid, stat.S_IMODE(found.st_mode) & 0o022) == (0, 0)
+
+    def trespass() -> list[int]:
+        results = []
+        for attempt in (
+            lambda: os.unlink(mount.socket),
+            lambda: os.mknod(f"{place}/x"),
+            lambda: os.rename(mount.socket, f"{place}/x"),
+        ):
+            try:
+                attempt()
+                results.append(0)
+            except OSError as error:
+                results.append(error.errno or 0)
+        return results
+
+    assert w.as_user(USER, trespass) == [errno.EACCES] * 3
