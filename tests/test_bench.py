@@ -19,8 +19,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from bench import report
-from bench.measuring import Course, Results, spread
+from bench import report, targets
+from bench.measuring import FEW, LONG, Course, Results, spread
 from bench.plan import GROUPS
 from bench.processes import Broken
 from bench.targets import TARGETS, judge
@@ -171,12 +171,22 @@ def test_who_fails_is_left_out_from_then_on_unless_it_is_ours() -> None:
         course(2).alternate("group", "work", ours, Subject.sample)
 
 
+def test_another_that_takes_long_has_few_rounds_and_ours_has_all() -> None:
+    subjects = {"ours": Subject("ours", [LONG + 1] * 9, ours=True), "slow": Subject("slow", [LONG + 1] * 9)}
+    measured = course(8)
+    measured.alternate("group", "work", subjects, Subject.sample)
+    assert len(measured.results.get("group", "work", "ours")) == 8
+    assert len(measured.results.get("group", "work", "slow")) == FEW
+
+
 def test_quartiles_are_of_what_was_measured() -> None:
     assert spread([3, 1, 2, 5, 4]) == (3, 2, 4)
     assert spread([7]) == (7, 7, 7)
 
 
-def test_a_target_is_reached_only_if_the_worst_of_it_is() -> None:
+def test_a_target_is_reached_only_if_the_worst_of_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "REASONS", tmp_path / "reasons.toml")
+    (tmp_path / "reasons.toml").write_text('made = "The moon was full."\n', encoding="ascii")
     results = Results()
     target = next(target for target in TARGETS if target.id == "made")
     for number, measure in enumerate(target.measures):
@@ -185,9 +195,11 @@ def test_a_target_is_reached_only_if_the_worst_of_it_is() -> None:
     verdicts = {verdict.target.id: verdict for verdict in judge(results)}
     assert verdicts["made"].said() == "missed: 1.5 times as much"
     assert verdicts["latency"].said() == "not measured"
+    assert "The moon was full." in report.page(results)
 
     results.values[target.measures[1].group][target.measures[1].work][target.measures[1].subject] = [1.0]
     assert {verdict.target.id: verdict.said() for verdict in judge(results)}["made"] == "reached"
+    assert "The moon was full." not in report.page(results)
 
 
 def test_a_latency_is_more_than_anothers_not_a_multiple_of_it() -> None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bench import micro, seeding
+from bench.latency import Listener
 from bench.measuring import clocked
 from bench.peers import PEERS, Place
 from bench.processes import memory, run, within
 from bench.subscribers import crowded
 from notifyfs.client.connection import Connection, find_socket
-from notifyfs.core.flags import ALL_EVENTS, X_RECURSIVE
+from notifyfs.core.flags import ALL_EVENTS
 
 if TYPE_CHECKING:
     import subprocess
@@ -174,8 +175,8 @@ def _depths(stack: contextlib.ExitStack, base: Path) -> Iterator[State]:
     source = base / "deep"
     source.mkdir()
     place = _mount(stack, base, "depths", source)
-    connection = stack.enter_context(Connection(find_socket(str(place.root))))
-    connection.add_watch(ALL_EVENTS | X_RECURSIVE)
+    reader = Listener("", "stream", place, base)
+    stack.enter_context(reader.listening(place.root, recursive=True))
     for depth in DEPTHS:
         below = "/".join([f"depth{depth}"] + ["d"] * (depth - 1))
         (source / below).mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ FETCHED = ROOT / ".venv" / "bench"
 
 BIN = Path(sys.executable).parent
 MOUNTING = 20.0
+MEMORY = 4 << 30
+"""Bytes of address space that another's daemon may have: some leak."""
+
 DYING = 0.5
 """Seconds between the first call that fails and the end of the daemon."""
 
@@ -175,6 +179,8 @@ class Place:
         command = self.peer.command(self._source, self.root, self._aside)
         self.process = self._stack.enter_context(running(*command, log=log))
         self._stack.callback(unmount, self.root)
+        if not self.ours:
+            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
         process = self.process
         wait_until(
             lambda: is_mounted(self.root) or process.poll() is not None,

@@ -13,6 +13,7 @@ from bench import growth, latency, machine, material, micro, real, recursive, su
 from bench.ground import ground
 from bench.measuring import Course, Results
 from bench.peers import PEERS, places
+from bench.processes import one_processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,8 @@ QUICK: Final = ("plain", "notifyfs", "notifyfs-always", "bindfs")
 """Of the peers of real work, those that its targets name; the others are tried by the small operations."""
 
 SMALL_ONLY: Final = "loggedfs"
-"""It leaks what it reads (20 GiB in three minutes of real work): small operations are all that it can be asked for."""
+LEAKS: Final = "it keeps the memory of what it reads: 20 GiB in three minutes of real work"
+"""So small operations are all that it can be asked for."""
 
 MICRO: Final = (*REAL, SMALL_ONLY, "null")
 REQUESTS: Final = (*MICRO, "notifyfs-never", "null-never", "null-turns", "null-turns-never")
@@ -58,6 +60,7 @@ def measure(settings: Settings) -> Results:
         results.about |= machine.describe(base)
         results.about |= {"command": settings.command, "rounds": settings.rounds, "largest": largest}
         results.about["left out"] = {name: lacks for name, peer in PEERS.items() if (lacks := peer.lacks())}
+        results.about["left out"].setdefault(f"{SMALL_ONLY}, real work, reading and writing", LEAKS)
         course = Course(results, settings.rounds, quick, say)
         if "real" in groups:
             with _places(course, base / "real", QUICK if quick else REAL) as found:
@@ -68,7 +71,7 @@ def measure(settings: Settings) -> Results:
                 micro.listing(course, found)
                 micro.blocks(course, {name: place for name, place in found.items() if name != SMALL_ONLY})
         if "requests" in groups:
-            with _places(course, base / "requests", REQUESTS) as found:
+            with one_processor(), _places(course, base / "requests", REQUESTS) as found:
                 micro.requests(course, found)
                 tracing.count(course, found)
         if "latency" in groups:
@@ -85,7 +88,8 @@ def measure(settings: Settings) -> Results:
         if "recursive" in groups:
             recursive.measure(course, base / "recursive")
         if "growth" in groups:
-            growth.measure(course, base / "growth", largest)
+            with one_processor():
+                growth.measure(course, base / "growth", largest)
         results.about["load after"] = machine.load()
     results.about["minutes"] = round((time.monotonic() - began) / 60, 1)
     return results

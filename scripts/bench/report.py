@@ -93,10 +93,8 @@ def _details(verdict: Verdict) -> Iterator[str]:
     for measure, figure in verdict.figures:
         yield f"- {measure.label or measure.work}: {'not measured' if figure is None else _figure(verdict, figure)}"
     yield ""
-    if verdict.reason:
-        yield from (verdict.reason, "")
-    elif verdict.worst is not None and not verdict.reached:
-        yield from (f"Why it is missed has not been written yet (`{target.id}`).", "")
+    if verdict.worst is not None and not verdict.reached:
+        yield from (verdict.reason or f"Why it is missed has not been written yet (`{target.id}`).", "")
 
 
 def _machine(results: Results) -> Iterator[str]:

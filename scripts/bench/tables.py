@@ -29,8 +29,10 @@ kept over a close and an open. A write is over what is there.
 """
 REQUESTS: Final = """
 System calls that are one request, or nearly (see the counts), against a filesystem on the same pyfuse3 and trio that
-has everything in memory and answers at once: `scripts/bench/nullfs.py`. notifyfs reads requests with a loop of its own
-(`src/notifyfs/turns.py`); with that the null filesystem is the floor of what is left to us.
+has everything in memory and answers at once: `scripts/bench/nullfs.py`. All run on one processor: otherwise it is luck
+whether an idle one has to be woken for each request, and on a virtual machine that takes longer than the request.
+notifyfs reads requests with a loop of its own (`src/notifyfs/turns.py`); with that the null filesystem is the floor of
+what is left to us.
 """
 COUNTS: Final = """
 How many requests an operation is, counted by the kernel (tracepoint `fuse:fuse_request_send`). The sum is without those
@@ -58,6 +60,10 @@ of a program begins when it is started, that of a Python package when it is impo
 """
 MEMORY: Final = """
 Of the daemon (anonymous memory), for each; by how many there are. A watch is of a file that was not remembered before.
+"""
+GROWTH: Final = """
+Operations in a new directory, on mounts that differ in one thing, in turn and all on one processor: the time with the
+least of it, and how many times that with more.
 """
 GROWING: Final = {
     "tree": "Files that the kernel remembers, because `find` has walked them:",
@@ -280,6 +286,8 @@ def _recursive(results: Results) -> Iterator[str]:
 
 
 def _growth(results: Results) -> Iterator[str]:
+    if any(group in results.values for group in map("growth: {}".format, GROWING)):
+        yield from prose(GROWTH)
     for group, works in results.values.items():
         _, found, what = group.partition("growth: ")
         if not found:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,21 +32,25 @@ _DONE = re.compile(r"^Done (\d+) runs in (\d+) second|^#\d+\s+DONE\s+cov: (\d+) 
 
 
 def fuzz(target: str, runs: int, seed: int) -> str:
-    """Run one target in a process of its own: what it has done, in a line; RuntimeError with its report otherwise."""
-    with tempfile.TemporaryDirectory(prefix="notifyfs-hostile-") as directory:
-        options = [f"-runs={runs}", f"-seed={seed % (1 << 32)}", f"-max_len={LONGEST}", "-timeout=20"]
-        done = subprocess.run(
-            [sys.executable, __file__, target, *options, "-rss_limit_mb=4096", f"-artifact_prefix={directory}/"],
-            env=os.environ | {"TMPDIR": directory},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        found = [group for groups in _DONE.findall(done.stderr) for group in groups if group]
-        if done.returncode or len(found) < 4:  # noqa: PLR2004 - two figures each in two lines
-            raise RuntimeError(f"{target}: ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    """Run one target in a process of its own: what it has done, in a line.
+
+    RuntimeError: it has failed; the input that it fails on is kept, and `parsers.py TARGET FILE` tries it again.
+    """
+    directory = tempfile.mkdtemp(prefix="notifyfs-hostile-")
+    options = [f"-runs={runs}", f"-seed={seed % (1 << 32)}", f"-max_len={LONGEST}", "-timeout=20"]
+    done = subprocess.run(
+        [sys.executable, __file__, target, *options, "-rss_limit_mb=4096", f"-artifact_prefix={directory}/"],
+        env=os.environ | {"TMPDIR": directory},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    found = [group for groups in _DONE.findall(done.stderr) for group in groups if group]
+    if done.returncode or len(found) < 4:  # noqa: PLR2004 - two figures each in two lines
+        raise RuntimeError(f"{target}: ended with {done.returncode}, see {directory}:\n{done.stderr[-4000:]}")
+    shutil.rmtree(directory)
     reached, kept, count, seconds = found
     return f"{target}: {count} inputs, {seconds} s, {reached} branches reached by {kept} kinds of input"
 
