@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -217,6 +218,22 @@ def mounted(fuse: None, tmp_path: Path) -> Iterator[Callable[..., Mount]]:
     with contextlib.ExitStack() as stack:  # each is finished, whatever the others do
         for made in mounts:
             stack.callback(made.finish)
+
+
+@pytest.fixture
+def open_mount(mounted: Callable[..., Mount]) -> Iterator[Mount]:
+    """Give a mount where all users may do what they like; pytest's own directories are closed to them."""
+    if os.getuid():
+        pytest.skip("only root can be several users")
+    with tempfile.TemporaryDirectory(prefix="notifyfs-test-") as base:
+        place = Path(base)
+        place.chmod(0o755)
+        for name in ("source", "root"):
+            (place / name).mkdir()
+        mount = mounted("allow_other", source=place / "source", root=place / "root")
+        mount.source.chmod(0o777)
+        yield mount
+        mount.unmount()
 
 
 @pytest.fixture

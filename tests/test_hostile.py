@@ -7,10 +7,8 @@ The server's own part is tried without a mount too, where hypothesis makes small
 
 from __future__ import annotations
 
-import os
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,27 +25,10 @@ from hostile import attack, inputs
 from hostile.serving import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from conftest import Mount
 
 FIXED = 1
 INPUTS = 6000
-
-
-@pytest.fixture
-def open_mount(fuse: None, mounted: Callable[..., Mount]) -> Iterator[Mount]:
-    """Give a mount for all users; pytest's own directories are closed to them."""
-    if os.getuid():
-        pytest.skip("only root can be several users")
-    with tempfile.TemporaryDirectory(prefix="notifyfs-test-") as base:
-        place = Path(base)
-        place.chmod(0o755)
-        for name in ("source", "root"):
-            (place / name).mkdir()
-        mount = mounted("allow_other", source=place / "source", root=place / "root")
-        yield mount
-        mount.unmount()
 
 
 @pytest.mark.limit(180)

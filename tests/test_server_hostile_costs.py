@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,22 +33,6 @@ MOST = 253
 MOMENT = 0.1
 """Seconds of the daemon's time that one request, or one event, may take at the very most: all wait for that."""
 MEBIBYTE = 1 << 20
-
-
-@pytest.fixture
-def open_mount(fuse: None, mounted: Callable[..., Mount]) -> Iterator[Mount]:
-    """Give a mount where other users may do what they like; pytest's own directories are closed to them."""
-    if os.getuid():
-        pytest.skip("only root can become another user")
-    with tempfile.TemporaryDirectory(prefix="notifyfs-test-") as base:
-        place = Path(base)
-        place.chmod(0o755)
-        for name in ("source", "root"):
-            (place / name).mkdir()
-        mount = mounted("allow_other", source=place / "source", root=place / "root")
-        mount.source.chmod(0o777)
-        yield mount
-        mount.unmount()
 
 
 def seconds(mount: Mount, work: Callable[[], object]) -> float:
