@@ -92,7 +92,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         if os.geteuid() == 0:
             syscalls.keep_capabilities(_KEPT)  # of this thread, and those that it will start
         daemon.settling.notes = Notes(fuse)
-        turns = pyfuse3.trio = Turns(fuse, daemon.settling.begin)  # type: ignore[attr-defined]
+        turns = pyfuse3.trio = Turns(fuse, daemon.idle)  # type: ignore[attr-defined]
         daemon.settling.busy = turns.busy
         if exporter is not None:
             exporter.start(daemon.statistics, mountpoint, source)
@@ -121,6 +121,7 @@ class _Daemon:
         self.device = line.device
         self.backing = backing
         self.watches = watches
+        self._heard = 0
         self.settling = Settling()
         self.deaths = Deaths(watches)
         self.operations = Operations(
@@ -150,6 +151,12 @@ class _Daemon:
         """The source is on a file system that may hang: hold up only those who ask for it."""
         patience = Patience(self.backing.fd(self.backing.inodes.root))
         self.operations.source_answers = self.server.source_answers = patience.wait
+
+    def idle(self) -> bool:
+        """All requests that were there are answered: ask the kernel about them; whether there are events to send."""
+        self.settling.begin()
+        heard, self._heard = self._heard, self.watches.sequence
+        return heard != self._heard or self.settling.waiting
 
     def _held(self) -> dict[str, int]:
         return {

@@ -74,7 +74,11 @@ class Stream:
 
     async def flush(self) -> None:
         """Send all that is staged."""
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             while self._staged:
                 await self._settled()
                 data, events, descriptor = self._staged[0]
@@ -93,6 +97,8 @@ class Stream:
                     self._staged.popleft()
                     self._held -= events
                     self._ahead.append(events)
+        finally:
+            self._sending.release()
 
     def _send(self, data: bytes, descriptor: int) -> int:
         if descriptor >= 0:

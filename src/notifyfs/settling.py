@@ -5,8 +5,8 @@ The kernel side notes what it has just answered; the subscriber side waits befor
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 1.0
 """Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
-_MOMENT: Final = 0.00005
+_MOMENT: Final = 0.0001
 """Seconds that the loop stands still for the kernel's answer."""
 _HELD: Final = 0.2
 """Seconds without a FORGET after which a removed inode counts as held by something."""
@@ -48,6 +48,11 @@ class Settling:
         self._marked.update(inodes)
         self._generation += 1
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the kernel was asked and has not answered."""
+        return self._round is not None and not self._round.ended
+
     def begin(self) -> None:
         """Ask the kernel about what is marked. Answers were sent, and nobody is waiting for another."""
         if self._round is not None and self._round.ended:
@@ -64,7 +69,7 @@ class Settling:
             self.begin()
             if self._round is not None:
                 round_ = self._round
-                await round_.wait(0 if self.busy() else _MOMENT)
+                await round_.wait(self.busy)
                 self._end(round_)
 
     def _end(self, round_: _Round) -> None:
@@ -79,24 +84,24 @@ class _Round:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.ended = False
-        self._answer = threading.Lock()
-        self._answer.acquire()
         self._event: trio.Event | None = None
         self._token = trio.lowlevel.current_trio_token()
 
     def end(self) -> None:
         """The kernel has answered."""
         self.ended = True
-        self._answer.release()
         if self._event is not None:
             with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
                 self._token.run_sync_soon(self._event.set)
 
-    async def wait(self, moment: float) -> None:
-        """Return when it has, or will not. For a *moment* (seconds) the whole loop waits."""
-        # Mostly the caller is just running: going round the loop would take longer than that.
-        if self._answer.acquire(timeout=moment):
-            self._answer.release()
+    async def wait(self, busy: Callable[[], bool]) -> None:
+        """Return when it has, or will not. While not *busy* with requests the whole loop waits, for a moment."""
+        # Mostly the caller is just running: to sleep and be woken would take longer than that.
+        until = perf_counter() + _MOMENT
+        while not self.ended and perf_counter() < until:
+            if busy():
+                await trio.lowlevel.checkpoint()
+        if self.ended:
             return
         if self._event is None:
             self._event = trio.Event()
