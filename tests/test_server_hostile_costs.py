@@ -30,7 +30,7 @@ USER = 12345
 FILTER, EXCLUDE, FILTERED = -4, 1, 0x40000
 MOST = 253
 """Descriptors that one sendmsg(2) can carry (SCM_MAX_FD)."""
-MOMENT = 0.1
+MOMENT = 0.2
 """Seconds of the daemon's time that one request, or one event, may take at the very most: all wait for that."""
 MEBIBYTE = 1 << 20
 

@@ -33,9 +33,12 @@ _MOST: Final = 0.0002
 """Seconds for which at most a request is looked for, before sleeping until one comes."""
 _FIRST: Final = 0.00001
 
-_LOST: Final = 0.0005
+_ALONE: Final = 0.00005
+"""Seconds after which the processor is offered to others: the caller may be waiting for this very one."""
+
+_LOST: Final = 0.001
 """Seconds between two looks after which somebody else must have had the processor, and wants it."""
-_REST: Final = 0.1
+_REST: Final = 0.02
 """Seconds for which it is theirs then: to be woken up is no dearer than to be let back."""
 
 _ROUNDS: Final = 2
@@ -176,11 +179,13 @@ class Turns:
         if not self._look:
             return False
         poll, now = self._poll.poll, perf_counter()
-        until = now + self._look
-        os.sched_yield()  # to the caller, should it be waiting for this very processor
+        until, polite = now + self._look, now + _ALONE
         while now < until:
             if poll(0):
                 return True
+            if now > polite:
+                os.sched_yield()
+                polite = until
             before, now = now, perf_counter()
             if now - before > _LOST:
                 self._look, self._rest = 0.0, now + _REST
