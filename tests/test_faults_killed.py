@@ -18,6 +18,7 @@ import pytest
 from conftest import Mount, wait_until
 from faults_support import forget
 from notifyfs.core import flags
+from notifyfs.mounts import kernel, mountinfo
 from posix_support import collect, fails, get, put, start_child
 from subscriber import Subscriber
 
@@ -179,6 +180,55 @@ def test_a_daemon_killed_under_load_loses_nothing_acknowledged_and_mounts_again(
     put(mount.root / "after")
     assert get(mount.source / "after") == b"content"
     mount.finish()
+
+
+def change_mode(path: Path) -> Broken:
+    def change(done: int) -> int:
+        path.chmod(0o600 + done % 2)
+        return 1
+
+    return until_broken(change)
+
+
+def test_a_daemon_killed_while_it_waits_for_the_kernel_lets_go_of_everybody(doomed: Callable[[], Mount]) -> None:
+    """Its thread waits for a lock in the kernel; who has that waits for the daemon. Without the guard 5 of 10 hang."""
+    for _ in range(6):
+        mount = doomed()
+        device = mountinfo.top(str(mount.root), mountinfo.read())
+        assert device is not None
+        abort = kernel.open_abort(device.device)
+        put(mount.root / "file")
+        try:
+            with contextlib.closing(Subscriber(mount.socket)) as subscriber:
+                subscriber.add(b"file", flags.ATTRIB)
+                changers = [start_child(lambda: change_mode(mount.root / "file")) for _ in range(2)]  # noqa: B023 - now
+                for _ in range(50):
+                    assert {event.mask for event in subscriber.drain()} <= {flags.ATTRIB}
+                mount.process.kill()
+                mount.process.wait(10)
+                ends: list[Broken] = [collect(child) for child in changers]
+        finally:
+            os.write(abort, b"1")  # should it hang: whoever comes next must not
+            os.close(abort)
+        assert {end.first for end in ends} <= {errno.ECONNABORTED, errno.ENOTCONN}
+        assert {end.then for end in ends} == {errno.ENOTCONN}
+
+
+def test_the_guard_goes_with_its_daemon(doomed: Callable[[], Mount]) -> None:
+    def of_mine() -> list[str]:
+        children = Path(f"/proc/{mount.process.pid}/task/{mount.process.pid}/children").read_text("ascii").split()
+        return [Path(f"/proc/{child}/comm").read_text("utf-8").strip() for child in children]
+
+    mount = doomed()
+    (guard,) = Path(f"/proc/{mount.process.pid}/task/{mount.process.pid}/children").read_text("ascii").split()
+    wait_until(lambda: of_mine() == ["notifyfs-guard"])
+    assert len(os.listdir(f"/proc/{guard}/fd")) == 1, "it keeps something else open"
+    os.kill(int(guard), signal.SIGTERM)
+    os.kill(int(guard), signal.SIGUSR1)
+    put(mount.root / "file")
+    assert of_mine() == ["notifyfs-guard"], "it ends only with the daemon"
+    mount.finish()
+    assert not os.path.exists(f"/proc/{guard}")
 
 
 # Callers

@@ -79,7 +79,10 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         hangs = may_hang(source)
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_close, fuse)
-        stack.callback(_detach, mountpoint, _device(mountpoint))
+        device = _device(mountpoint)
+        stack.callback(_detach, mountpoint, device)
+        if device is not None:
+            stack.enter_context(mounts.guarded(device))
         mounts.register(mountpoint, source, path, os.getpid())
         stack.callback(mounts.unregister, mountpoint)
         # Its operations name their modes and the callers' umasks themselves.

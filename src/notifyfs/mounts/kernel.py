@@ -6,6 +6,7 @@ fusermount3's hand-over of the descriptor (``_FUSE_COMMFD``, libfuse's ``mount_u
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,6 +21,8 @@ from notifyfs.mounts.registry import MountError
 from notifyfs.options import escape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from notifyfs.options import Options
 
 MS_RDONLY: Final = 1
@@ -76,16 +79,37 @@ def raise_background(device: str, value: int = 65535) -> str | None:
     With the kernel's 12, RELEASE comes late under load, and with it IN_CLOSE (measured). To be
     called once the daemon answers, for FUSE_INIT sets the limits anew. Returns None, or why it could not be done.
     """
+    try:
+        with _connection(device) as connection:
+            return _write_background(connection, value)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+
+
+def open_abort(device: str) -> int:
+    """A descriptor; to write to it ends the connection *device* (``0:45``), and nothing once that has ended.
+
+    Unlike its path, which may be another connection's by then. Raises OSError where fusectl cannot be had.
+    """
+    with _connection(device) as connection:
+        return os.open(f"{connection}/abort", os.O_WRONLY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _connection(device: str) -> Iterator[str]:
+    """The directory in fusectl that stands for the connection *device*."""
     minor = device.partition(":")[2]
     if os.path.isdir(f"{_FUSECTL}/{minor}"):
-        return _write_background(f"{_FUSECTL}/{minor}", value)
+        yield f"{_FUSECTL}/{minor}"
+        return
     if os.geteuid() != 0:
-        return f"{_FUSECTL}/{minor}: not there; as root: mount -t fusectl fusectl {_FUSECTL}"
+        remedy = f"not there; as root: mount -t fusectl fusectl {_FUSECTL}"
+        raise OSError(errno.ENOENT, remedy, f"{_FUSECTL}/{minor}")
     with tempfile.TemporaryDirectory(prefix="notifyfs-fusectl-") as directory:
         if number := _mount("fusectl", directory, "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""):
-            return f"{directory}: mounting fusectl: {os.strerror(number)}"
+            raise OSError(number, f"mounting fusectl: {os.strerror(number)}", directory)
         try:
-            return _write_background(f"{directory}/{minor}", value)
+            yield f"{directory}/{minor}"
         finally:
             if number := _umount(directory, _UMOUNT_NOFOLLOW | _MNT_DETACH):
                 raise MountError(f"{directory}: {_unmount_remedy(number, directory)}")
