@@ -198,3 +198,21 @@ def test_a_user_s_rules_are_limited_when_they_are_sent(open_mount: Mount) -> Non
     refused = w.as_user(USER, send) - {0}
     assert refused
     assert refused <= {-errno.ENOSPC, -errno.E2BIG}
+
+
+def test_a_user_s_drafts_are_limited_together_and_by_their_length(open_mount: Mount) -> None:
+    long = [b"%04d" % n + b"x" * 4092 for n in range(64)]  # each as much as 64 short ones
+
+    def draft() -> list[int]:
+        with Wire(open_mount) as other:
+            with Wire(open_mount) as wire:
+                results = [max(wire.ask(FILTER, EXCLUDE, line) for line in long), other.ask(FILTER, EXCLUDE, b"x")]
+                results.append(wire.watch(w.CREATE | FILTERED))  # takes the draft
+                results.append(max(wire.ask(FILTER, EXCLUDE, line) for line in long))
+            w.wait_until(lambda: other.ask(FILTER, EXCLUDE, b"x") == 0, "the draft has gone with its connection")
+            results.append(other.watch(w.CREATE | FILTERED))
+            results.append(other.ask(FILTER, EXCLUDE, b"x"))
+            results.append(other.watch(w.CREATE | FILTERED))
+            return results
+
+    assert w.as_user(USER, draft) == [0, -errno.ENOSPC, 1, 0, -errno.EINVAL, 0, 1]

@@ -155,11 +155,18 @@ class Subscriber:
         self._pump_ended = trio.Event()
         self.instance = Instance(self._peer.uid, Queue(server.limits.max_queued_events, self._unread), self._bell.ring)
         trusted = self._peer.uid in (0, os.geteuid())
-        self._draft = Draft(self._peer.pid, self._peer.uid, MOST if trusted else MOST_OF_USER)
+        self._draft = Draft(
+            self._peer.pid,
+            self._peer.uid,
+            MOST if trusted else MOST_OF_USER,
+            lambda cost: self._watches.draft(self.instance, cost),
+        )
         self._greeted = False
 
     def close(self) -> None:
         """Free the instance and every descriptor."""
+        if self.instance in self._watches.instances:
+            self._draft.drop()
         self._watches.close(self.instance)
         if self._packets is not None:
             self._packets.close()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import functools
 import re
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 from notifyfs.core import wire
 from notifyfs.core.gitignore import Line, Lines, cost, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST: Final = 65536
 """What the rules of one filter may cost: 1 each, a pattern what ``gitignore.cost`` says."""
@@ -89,10 +92,16 @@ def _wants(include: Lines | None, exclude: Lines | None, name: bytes, is_dir: bo
 
 
 class Draft:
-    """The rules that one subscriber has sent for its next watch. *process* and *user* are its own."""
+    """The rules that one subscriber has sent for its next watch. *process* and *user* are its own.
 
-    def __init__(self, process: int, user: int, most: int = MOST) -> None:
+    *spend* is told what each rule costs before it is added, and may refuse; and, negative, what is given back.
+    """
+
+    def __init__(
+        self, process: int, user: int, most: int = MOST, spend: Callable[[int], None] = lambda _cost: None
+    ) -> None:
         self._most = most
+        self._spend = spend
         self._own = {
             wire.FILTER_PROCESS: process,
             wire.FILTER_NOT_PROCESS: process,
@@ -111,10 +120,16 @@ class Draft:
 
     def take(self) -> Filter:
         """The filter that was drafted; the draft is empty again. EINVAL where a rule was refused, or none sent."""
-        rules, self._rules = self._rules, _Rules()
+        rules = self.drop()
         if rules.spoilt or not rules.cost:
             raise OSError(errno.EINVAL, "a rule of this filter was refused" if rules.spoilt else "no rule was sent")
         return Filter(rules)
+
+    def drop(self) -> _Rules:
+        """Empty the draft."""
+        rules, self._rules = self._rules, _Rules()
+        self._spend(-rules.cost)
+        return rules
 
     def _add(self, kind: int, value: bytes) -> None:
         rules = self._rules
@@ -123,6 +138,8 @@ class Draft:
         price = cost(value) if kind & _PATTERNS else 1
         if rules.cost + price > self._most:
             raise OSError(errno.E2BIG, "too many rules")
+        self._spend(price)
+        rules.cost += price
         if kind & _PATTERNS:
             line = parse(value)
             rules.patterns.setdefault(kind, []).extend([line] if line else [])
@@ -130,4 +147,3 @@ class Draft:
             raise OSError(errno.EINVAL, "not a number", value)
         else:
             rules.numbers.setdefault(kind, set()).add(int(value) if value else self._own[kind])
-        rules.cost += price

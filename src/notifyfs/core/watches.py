@@ -74,6 +74,8 @@ class _User:
     watches: int = 0
     filters: int = 0
     """What the filters cost."""
+    drafts: int = 0
+    """What those cost that no watch has taken yet."""
 
 
 class Watches:
@@ -172,6 +174,13 @@ class Watches:
         self._count(watch, 1)
         self.listening(inode, watch.mask)
         return watch.wd
+
+    def draft(self, instance: Instance, cost: int) -> None:
+        """Count what a draft of a filter costs more than before, or less; ENOSPC when the user's are too many."""
+        user = self._users[instance.uid]
+        if cost > 0 and instance.uid not in self._trusted and user.drafts + cost > filters.MOST_OF_USER:
+            raise OSError(errno.ENOSPC, "this user's drafts have too many rules")
+        user.drafts += cost
 
     def remove(self, instance: Instance, wd: int, actor: Actor) -> None:
         """End a watch, as inotify_rm_watch(2): IGNORED follows; EINVAL for an unknown *wd*."""
