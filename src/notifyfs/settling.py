@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from notifyfs.turns import several_processors
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,7 +99,7 @@ class _Round:
     async def wait(self, busy: Callable[[], bool]) -> None:
         """Return when it has, or will not. While not *busy* with requests the whole loop waits, for a moment."""
         # Mostly the caller is just running: to sleep and be woken would take longer than that.
-        until = perf_counter() + _MOMENT
+        until = perf_counter() + (_MOMENT if several_processors() else 0)
         while not self.ended and perf_counter() < until:
             if busy():
                 await trio.lowlevel.checkpoint()

@@ -14,6 +14,7 @@ way for how long (Documentation/virt/guest-halt-polling.rst).
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import types
@@ -46,6 +47,12 @@ _ROUNDS: Final = 2
 
 _BULK: Final = 4
 """After so many requests that did not wait for what was told of the one before, events may wait for a turn's end."""
+
+
+@functools.cache
+def several_processors() -> bool:
+    """Whether others can run while this process looks for what they do."""
+    return len(os.sched_getaffinity(0)) > 1
 
 
 class Lock:
@@ -124,8 +131,7 @@ class Turns:
         self._poll = select.poll()
         self._poll.register(fuse, select.POLLIN)
         self._end = 0.0
-        # With one processor nobody could ask while this looks.
-        self._most = _MOST if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._most = _MOST if several_processors() else 0.0
         self._look = 0.0
         self._rest = 0.0
         self._bulk = 0
