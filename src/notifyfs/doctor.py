@@ -132,7 +132,7 @@ def _background() -> Iterator[Finding]:
     elif os.path.ismount(_FUSECTL):
         yield Finding("ok", f"fusectl on {_FUSECTL}")
     else:
-        what = "fusectl is not mounted: under load, IN_CLOSE events come late"
+        what = "fusectl is not mounted: IN_CLOSE events come late under load, and a killed daemon may leave all hanging"
         yield Finding("note", what, f"as root: mount -t fusectl fusectl {_FUSECTL}")
 
 
