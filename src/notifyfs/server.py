@@ -165,8 +165,6 @@ class Subscriber:
 
     def close(self) -> None:
         """Free the instance and every descriptor."""
-        if self.instance in self._watches.instances:
-            self._draft.drop()
         self._watches.close(self.instance)
         if self._packets is not None:
             self._packets.close()

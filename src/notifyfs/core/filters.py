@@ -120,16 +120,11 @@ class Draft:
 
     def take(self) -> Filter:
         """The filter that was drafted; the draft is empty again. EINVAL where a rule was refused, or none sent."""
-        rules = self.drop()
+        rules, self._rules = self._rules, _Rules()
+        self._spend(-rules.cost)
         if rules.spoilt or not rules.cost:
             raise OSError(errno.EINVAL, "a rule of this filter was refused" if rules.spoilt else "no rule was sent")
         return Filter(rules)
-
-    def drop(self) -> _Rules:
-        """Empty the draft."""
-        rules, self._rules = self._rules, _Rules()
-        self._spend(-rules.cost)
-        return rules
 
     def _add(self, kind: int, value: bytes) -> None:
         rules = self._rules

@@ -66,6 +66,8 @@ class Instance:
         """Called after each event: there may be something to send."""
         self.watches: dict[int, Watch] = {}
         self.last_wd = 0
+        self.drafted = 0
+        """What its draft of a filter costs."""
 
 
 @attrs.define
@@ -129,6 +131,7 @@ class Watches:
         for watch in list(instance.watches.values()):
             self._end(watch)
         self.instances.remove(instance)
+        self.draft(instance, -instance.drafted)
         user = self._users[instance.uid]
         user.instances -= 1
         if not user.instances:
@@ -181,6 +184,7 @@ class Watches:
         if cost > 0 and instance.uid not in self._trusted and user.drafts + cost > filters.MOST_OF_USER:
             raise OSError(errno.ENOSPC, "this user's drafts have too many rules")
         user.drafts += cost
+        instance.drafted += cost
 
     def remove(self, instance: Instance, wd: int, actor: Actor) -> None:
         """End a watch, as inotify_rm_watch(2): IGNORED follows; EINVAL for an unknown *wd*."""
