@@ -152,6 +152,11 @@ def without_fsetid() -> Iterator[None]:
         _libc.capset(_header(), before)
 
 
+def prctl(option: int, argument: int | bytes) -> None:
+    """prctl(2) with one argument: of the calling thread."""
+    _check(_libc.prctl(option, argument, 0, 0, 0))
+
+
 def keep_capabilities(kept: Iterable[int]) -> None:
     """Give up every capability (capabilities(7), by number) but *kept*, for good: programs started gain none either."""
     header, data = _header(), ctypes.create_string_buffer(24)
@@ -164,7 +169,7 @@ def keep_capabilities(kept: Iterable[int]) -> None:
         "=6I", *(old & mask for old, mask in zip((effective, permitted, inheritable, *high), masks, strict=True))
     )
     _check(_libc.capset(_header(), words))
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _header() -> ctypes.Array[ctypes.c_char]:

@@ -9,12 +9,12 @@ load, measured on Linux 6.18).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from notifyfs import syscalls
 from notifyfs.mounts import kernel
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 
 _LOOK: Final = 10.0
-
-_libc: Final = ctypes.CDLL(None)
 
 
 @contextlib.contextmanager
@@ -58,8 +56,8 @@ def _guard(daemon: int, abort: int) -> NoReturn:
     try:
         os.setsid()  # it does not hear what the terminal sends
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        _libc.prctl(_PR_SET_NAME, b"notifyfs-guard", 0, 0, 0)
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
+        syscalls.prctl(_PR_SET_NAME, b"notifyfs-guard")
+        syscalls.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
         os.closerange(0, abort)
         os.closerange(abort + 1, os.sysconf("SC_OPEN_MAX"))
         while _lives(daemon):
