@@ -16,7 +16,7 @@ import attrs
 from bench import micro, seeding
 from bench.latency import Listener
 from bench.measuring import clocked
-from bench.peers import PEERS, Place
+from bench.peers import PEERS, InPlace, Place
 from bench.processes import memory, run, within
 from bench.subscribers import crowded
 from notifyfs.client.connection import Connection, find_socket
@@ -38,7 +38,7 @@ SPARE: Final = 500
 
 
 @attrs.frozen
-class State:
+class State(InPlace):
     """One size of something: a mount in that state, and where in it to work."""
 
     name: str
@@ -66,10 +66,6 @@ class State:
 
     def renew(self) -> None:
         """A new mount would not have the state: there is none."""
-
-    def said(self) -> str:
-        """The mount's."""
-        return self.place.said()
 
 
 def measure(course: Course, base: Path, largest: int) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bench.micro import HANGS
+from bench.peers import InPlace
 from bench.processes import Broken, cpu_seconds, running, within
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ SECONDS: Final = 0.5
 
 
 @attrs.frozen
-class Listener:
+class Listener(InPlace):
     """A kind of reader, and where it listens."""
 
     name: str
@@ -58,14 +59,6 @@ class Listener:
     place: Place
     aside: Path
     ours: bool = True
-
-    def renew(self) -> None:
-        """The mount's."""
-        self.place.renew()
-
-    def said(self) -> str:
-        """The mount's."""
-        return self.place.said()
 
     @contextlib.contextmanager
     def listening(self, path: Path, *, recursive: bool = False) -> Iterator[Reading]:

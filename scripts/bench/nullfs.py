@@ -166,7 +166,7 @@ def main() -> None:
     if rest == ["turns"]:
         from notifyfs.turns import Turns  # noqa: PLC0415 - the other floor is without anything of ours
 
-        pyfuse3.trio = Turns(_device(), lambda: None)  # type: ignore[attr-defined]
+        pyfuse3.trio = Turns(_device(), lambda: False)  # type: ignore[attr-defined]
     try:
         trio.run(pyfuse3.main)
     finally:

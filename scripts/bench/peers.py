@@ -121,6 +121,20 @@ PEERS: Final = {
 }
 
 
+class InPlace:
+    """A subject whose work is done in a place."""
+
+    place: Place
+
+    def renew(self) -> None:
+        """The mount's."""
+        self.place.renew()
+
+    def said(self) -> str:
+        """The mount's."""
+        return self.place.said()
+
+
 class Place:
     """A peer's directory: *root* is where the work is done, *backing* the same without the peer.
 

@@ -14,7 +14,7 @@ import attrs
 
 from bench import micro
 from bench.measuring import clocked
-from bench.peers import PEERS, Place, notifyfs
+from bench.peers import PEERS, InPlace, Place, notifyfs
 from bench.processes import Broken, cpu_seconds, running, within
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ ONE_EVENT_FD: Final = f"1, {EVENT_FD}"
 
 
 @attrs.define
-class Crowd:
+class Crowd(InPlace):
     """So many subscribers of one directory, all in one other process."""
 
     kind: str
@@ -59,14 +59,6 @@ class Crowd:
         if self.number:
             return f"{self.number:,}, {self.kind}"
         return NONE if self.place.mounted else NONE_PLAIN
-
-    def renew(self) -> None:
-        """The mount's."""
-        self.place.renew()
-
-    def said(self) -> str:
-        """The mount's."""
-        return self.place.said()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

@@ -75,7 +75,7 @@ class Stream:
     async def flush(self) -> None:
         """Send all that is staged."""
         try:
-            self._sending.acquire_nowait()
+            self._sending.acquire_nowait()  # ``acquire`` goes round the loop even where nobody else has it
         except trio.WouldBlock:
             await self._sending.acquire()
         try:
