@@ -168,6 +168,7 @@ def test_a_client_may_close_its_event_descriptor_alone(mount: Mount, tree: Path)
 
 def test_a_closed_connection_frees_its_descriptors_and_watches(mount: Mount, tree: Path) -> None:
     with Wire(mount) as witness:
+        w.wait_until(lambda: witness.statistics()["mount"]["instances"] == 1, "those of the test before have ended")
         before = witness.statistics()["mount"]
         sockets = socket_count(mount)
         for event_fd in (False, True):
@@ -175,17 +176,16 @@ def test_a_closed_connection_frees_its_descriptors_and_watches(mount: Mount, tre
             for wire in connections:
                 wire.add(w.CREATE, tree)
             assert witness.statistics()["instance"]["watches"] == 0
-            assert witness.statistics()["mount"]["watches"] >= 20
+            assert witness.statistics()["mount"]["watches"] == before["watches"] + 20
             for wire in connections:
                 wire.close()
 
             def freed() -> bool:
                 now = witness.statistics()["mount"]
-                # Or fewer: what the test before had may just be ending.
-                return all(now[key] <= before[key] for key in ("watches", "instances"))
+                return all(now[key] == before[key] for key in ("watches", "instances"))
 
             w.wait_until(freed, "watches and instances freed")
-        w.wait_until(lambda: socket_count(mount) <= sockets, "sockets closed")
+        w.wait_until(lambda: socket_count(mount) == sockets, "sockets closed")
 
 
 # Descriptors that nobody wants

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 import wireclient as w
+from posix_support import collect, start_child
 from wireclient import Wire
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Mount
+
+T = TypeVar("T")
 
 USER, OTHER_USER, GROUP = 12345, 12346, 5555
 REFUSED = -errno.EACCES
@@ -297,39 +300,54 @@ def received(wire: Wire) -> bytes:
     return b"".join(record.field for record in heard)
 
 
+def heard_of(act: Callable[[], object], listen: Callable[[Callable[[], None]], T]) -> T:
+    """What *listen* returns to a user; it is given a function that has root *act* in another process."""
+    (ready, go), (done, finish) = os.pipe(), os.pipe()
+
+    def acting() -> None:
+        os.read(ready, 1)
+        try:
+            act()
+        finally:
+            os.write(finish, b"x")
+
+    def meanwhile() -> None:
+        os.write(go, b"x")
+        os.read(done, 1)
+
+    child = start_child(acting)
+    try:
+        return w.as_user(USER, lambda: listen(meanwhile))
+    finally:
+        os.write(go, b"x")  # should *listen* have failed before
+        collect(child)
+        for descriptor in (ready, go, done, finish):
+            os.close(descriptor)
+
+
 def test_no_name_that_is_closed_to_a_user_is_in_any_answer(mount: Mount, tree: Path) -> None:
     tree.chmod(0o755)
     for name, mode in (("open", 0o755), ("closed", 0o700)):
         (tree / name).mkdir()
         (tree / name).chmod(mode)
-    (ready, go), (done, finish) = os.pipe(), os.pipe()
     secret = made(tree / "closed/a-secret-name", 0o600)
 
-    def listen() -> tuple[bytes, dict[str, object]]:
+    def listen(meanwhile: Callable[[], None]) -> tuple[bytes, dict[str, object]]:
         with Wire(mount) as wire:
             greeting = wire.hello()
             wire.add(w.ALL_EVENTS | w.ORIGIN, tree / "open")
-            os.write(go, b"x")
-            os.read(done, 1)
+            meanwhile()
             return received(wire), greeting
 
-    child = os.fork()
-    if not child:
-        os.read(ready, 1)
+    def act() -> None:
         (tree / "closed/another-secret-name").mkdir()
         w.touch(secret)
         secret.rename(tree / "open/told")
         os.link(tree / "open/told", tree / "closed/third-secret-name")
         (tree / "closed/third-secret-name").chmod(0o640)
         (tree / "open/told").rename(secret)
-        os.write(finish, b"x")
-        os._exit(0)
-    try:
-        heard, greeting = w.as_user(USER, listen)
-    finally:
-        os.waitpid(child, 0)
-        for descriptor in (ready, go, done, finish):
-            os.close(descriptor)
+
+    heard, greeting = heard_of(act, listen)
     assert heard.count(b"told") == 2, "it came, and it went"
     assert b"secret" not in heard
     assert b"closed" not in heard
@@ -343,28 +361,16 @@ def test_of_a_file_with_a_name_in_a_closed_directory_a_user_hears_without_that_n
     (tree / "closed").mkdir(mode=0o700)
     shown = made(tree / "shown", 0o644)
     os.link(shown, tree / "closed/hidden")
-    (ready, go), (done, finish) = os.pipe(), os.pipe()
 
-    def listen() -> list[tuple[int, int, bytes]]:
+    def listen(meanwhile: Callable[[], None]) -> list[tuple[int, int, bytes]]:
         with Wire(mount) as wire:
             wire.add(w.MODIFY, tree)
             wire.add(w.MODIFY, shown)
-            os.write(go, b"x")
-            os.read(done, 1)
+            meanwhile()
             return wire.told()
 
-    child = os.fork()
-    if not child:
-        os.read(ready, 1)
-        (tree / "closed/hidden").write_bytes(b"x")
-        os.write(finish, b"x")
-        os._exit(0)
-    try:
-        assert w.as_user(USER, listen) == [(2, w.MODIFY, b"")], "as in Linux: the file's own watch tells, no name does"
-    finally:
-        os.waitpid(child, 0)
-        for descriptor in (ready, go, done, finish):
-            os.close(descriptor)
+    told = heard_of(lambda: (tree / "closed/hidden").write_bytes(b"x"), listen)
+    assert told == [(2, w.MODIFY, b"")], "as in Linux: the file's own watch tells, no name does"
 
 
 def test_a_users_descriptor_of_something_else_is_refused(mount: Mount, tree: Path) -> None:
