@@ -369,6 +369,19 @@ def test_a_watch_that_was_refused_for_the_limit_has_used_up_its_number(tree: Tre
     assert add(tree, "h", flags.MODIFY) == 5
 
 
+def test_after_the_last_watch_descriptor_the_lowest_free_ones_come_again(tree: Tree) -> None:
+    """As idr_alloc_cyclic(start 1, end 0) gives them; inotify(7), BUGS: the kernel cycles through the range."""
+    tree.play("make a, make b, make c, make d")
+    assert [add(tree, path, flags.MODIFY) for path in "ab"] == [1, 2]
+    tree.watches.remove(tree.instance, 1, Nobody())
+    tree.instance.last_wd = 2**31 - 2  # else two thousand million watches
+    assert [add(tree, path, flags.MODIFY) for path in "acd"] == [2**31 - 1, 1, 3]
+    assert [record.wd for record in tree.records()] == [1], "IGNORED"
+    for path in "bacd":
+        tree.play(f"edit {path} H, write H, close H")
+    assert [record.wd for record in tree.records()] == [2, 2**31 - 1, 1, 3]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["add", "again", "remove", "close"]), st.integers(0, 7))))
 def test_the_counts_are_right_whatever_is_added_and_ended(steps: list[tuple[int, str, int]]) -> None:
     tree = Tree()

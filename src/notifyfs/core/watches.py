@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
 _LONGEST_NAME: Final = MAX_LEN - 1
+_LAST_WD: Final = 2**31 - 1  # INT_MAX
 
 
 class Actor(Protocol):
@@ -165,7 +166,7 @@ class Watches:
             self._count(watch, 1)
             self.listening(inode, watch.mask)
             return watch.wd
-        instance.last_wd += 1  # Linux uses the number up even where it then refuses (measured)
+        instance.last_wd = _next_wd(instance)  # Linux uses the number up even where it then refuses (measured)
         if self._users[instance.uid].watches >= self.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
         self._afford(instance, chosen, None)
@@ -374,3 +375,11 @@ class Watches:
             user.filters += by * watch.filter.cost
         if watch.mask & flags.X_ORIGIN or (watch.filter is not None and watch.filter.asks_process):
             self.origins += by
+
+
+def _next_wd(instance: Instance) -> int:
+    # As Linux: when the range is used up, the lowest free ones again (kernel: idr_alloc_cyclic).
+    wd = instance.last_wd % _LAST_WD + 1
+    while wd in instance.watches:
+        wd = wd % _LAST_WD + 1
+    return wd
