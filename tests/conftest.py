@@ -149,6 +149,12 @@ class Mount:
         assert code is None, f"the daemon ended with {code}:\n{self.log}"
         self._check_log()
 
+    def complains(self, words: str) -> None:
+        """AssertionError unless the daemon has logged *words* since the last check; all that it has is expected."""
+        news = self.log[self._reported :]
+        self._reported += len(news)
+        assert words in news, f"instead of {words!r} the daemon logged:\n{news}"
+
     def _check_log(self) -> None:
         news = self.log[self._reported :]
         self._reported += len(news)

@@ -10,8 +10,8 @@ import pytest
 
 from notifyfs.core import flags, wire
 from notifyfs.core.filters import MOST, MOST_OF_USER, Draft, Filter
+from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.core.watches import Instance
 from notifyfs.core.wire import Origin
 from test_watches import Tree
 

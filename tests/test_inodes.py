@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from notifyfs.core import flags
 from notifyfs.core.inodes import ROOT, Inodes
+from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.core.watches import Instance, Watches
+from notifyfs.core.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,8 @@ MAY_IMPORT = {  # inside of the core: X may import these, besides itself
     "rules": {"flags", "inodes"},
     "gitignore": set(),
     "filters": {"wire", "gitignore"},
-    "watches": {"flags", "wire", "filters", "queue", "inodes", "rules"},
+    "instances": {"wire", "filters", "queue", "inodes"},
+    "watches": {"flags", "wire", "filters", "queue", "inodes", "rules", "instances"},
 }
 
 

@@ -24,8 +24,8 @@ from notifyfs import meters, showing
 from notifyfs.cli import main
 from notifyfs.core import flags
 from notifyfs.core.inodes import Inodes
+from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.core.watches import Instance
 from notifyfs.core.wire import Record
 from notifyfs.meters import Meter, Tally
 from notifyfs.statistics import Counted, Statistics

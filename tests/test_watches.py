@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from notifyfs.core import flags
 from notifyfs.core.inodes import Inodes
+from notifyfs.core.instances import Instance
 from notifyfs.core.queue import OVERFLOW, Queue
 from notifyfs.core.rules import Renamed, setattr_operation
-from notifyfs.core.watches import Instance, Watches
+from notifyfs.core.watches import Watches
 from notifyfs.core.wire import MAX_LEN, Origin, Record
 
 if TYPE_CHECKING:

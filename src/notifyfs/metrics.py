@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from notifyfs.core.watches import Instance
+    from notifyfs.core.instances import Instance
     from notifyfs.meters import Meter
     from notifyfs.statistics import Statistics
 

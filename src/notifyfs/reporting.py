@@ -34,6 +34,7 @@ class Reporter:
 
     def __init__(self, watches: Watches, settling: Settling, timeout: float) -> None:
         self._watches = watches
+        watches.failed = _failed
         self._settling = settling
         self._timeout = timeout
         # The name by which a thread has just looked up a file that has several: FUSE's next
@@ -72,13 +73,9 @@ class Reporter:
         """Tell an operation that *caller* has just done, or did the open(2) for."""
         watches = self._watches
         told = watches.sequence
-        try:
-            watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
-            if changed and (watches.sequence != told or watches.undecided):
-                self._settling.mark(*changed)
-        except Exception:
-            # The operation was done: its caller must hear so, whatever became of the event.
-            log.exception("telling %s of %r failed", operation, entry)
+        watches.tell(operation, entry, caller, renamed, dies=dies, others=others)
+        if changed and (watches.sequence != told or watches.undecided):
+            self._settling.mark(*changed)
 
     def looked_up(self, thread: int, entry: Entry) -> None:
         """Remember that *thread* has just looked this name up, if its file has others."""
@@ -135,12 +132,20 @@ class Reporter:
     def tell_change(self, operation: str, inode: Inode, ctx: RequestContext, entry: Entry | None = None) -> None:
         """Tell a change of attributes: through *entry*, or else to each directory that Linux may have told."""
         if self._watches.total:
-            entry, *others = self.reached(inode, ctx) if entry is None else [entry]
+            try:
+                entry, *others = self.reached(inode, ctx) if entry is None else [entry]
+            except Exception as error:  # noqa: BLE001 - handed on; as in ``Watches.tell``, the change was made
+                self._watches.lose(f"finding the name by which {inode!r} was changed", error)
+                return
             self.tell_by(operation, entry, Caller(ctx.pid, ctx.uid, ctx.gid), others=others, changed=(inode.number,))
 
     def moved_on(self, thread: int) -> None:
         """*thread*'s last lookup was for a request that changes names: it says nothing of the next one."""
         self._looked.pop(thread, None)
+
+
+def _failed(what: str, error: Exception) -> None:
+    log.error("%s failed; all subscribers are told of an overflow", what, exc_info=error)
 
 
 def _path(entry: Entry) -> bytes:

@@ -21,8 +21,8 @@ import trio
 from notifyfs import syscalls
 from notifyfs.core import flags, wire
 from notifyfs.core.filters import MOST, MOST_OF_USER, Draft
+from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.core.watches import Instance, Watches
 from notifyfs.core.wire import HEADER, Record
 from notifyfs.delivery import CHUNK, Packets, Stream
 from notifyfs.descriptors import Descriptors, room_for_more
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from notifyfs.core.inodes import Inode
+    from notifyfs.core.watches import Watches
     from notifyfs.resolve import Resolver
     from notifyfs.statistics import Statistics
 

@@ -19,7 +19,7 @@ from notifyfs.meters import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from notifyfs.core.watches import Instance
+    from notifyfs.core.instances import Instance
 
 Row = dict[str, object]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.watches import Instance, Watch
+    from notifyfs.core.instances import Instance, Watch
 
 ROOT: Final = 1
 """The node number of the mount's root (``FUSE_ROOT_ID``)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from notifyfs.core import filters, flags
+from notifyfs.core.instances import Watch
 from notifyfs.core.rules import TOLD, Notice, Renamed, notices
-from notifyfs.core.wire import MAX_LEN, Origin, Record
+from notifyfs.core.wire import MAX_LEN, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,57 +19,11 @@ if TYPE_CHECKING:
 
     from notifyfs.core.filters import Filter
     from notifyfs.core.inodes import Entry, Inode, Inodes
-    from notifyfs.core.queue import Queue
+    from notifyfs.core.instances import Actor, Instance
 
 _KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
 _LONGEST_NAME: Final = MAX_LEN - 1
 _LAST_WD: Final = 2**31 - 1  # INT_MAX
-
-
-class Actor(Protocol):
-    """Who did an operation; asked only when somebody wants to know."""
-
-    uid: int
-
-    @property
-    def process(self) -> int:
-        """Process id; 0 when it is not known."""
-        ...
-
-    def look(self) -> None:
-        """Find out now what ``origin`` will say."""
-        ...
-
-    def origin(self, sequence: int) -> Origin:
-        """The origin of the event with this number."""
-        ...
-
-
-class Watch:
-    """What one instance wants to hear of one inode."""
-
-    __slots__ = ("filter", "inode", "instance", "mask", "wd")
-
-    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int, chosen: Filter | None) -> None:
-        self.instance = instance
-        self.inode = inode
-        self.wd = wd
-        self.mask = mask
-        self.filter = chosen
-
-
-class Instance:
-    """One subscriber: the counterpart of one inotify file descriptor."""
-
-    def __init__(self, uid: int, queue: Queue, ring: Callable[[], None]) -> None:
-        self.uid = uid
-        self.queue = queue
-        self.ring = ring
-        """Called after each event: there may be something to send."""
-        self.watches: dict[int, Watch] = {}
-        self.last_wd = 0
-        self.drafted = 0
-        """What its draft of a filter costs."""
 
 
 @attrs.define
@@ -115,6 +70,8 @@ class Watches:
         """Called with each inode that is watched and the mask asked for."""
         self.doubted: Callable[[], None] = lambda: None
         """Called when a death becomes undecided: ``forgotten`` or ``give_up`` must follow."""
+        self.failed: Callable[[str, Exception], None] = _reraise
+        """Called with what failed and why; everybody has been told by then (``lose``)."""
         self._users: dict[int, _User] = {}
 
     def open(self, instance: Instance) -> None:
@@ -224,20 +181,43 @@ class Watches:
         dies: bool = False,
         others: Sequence[Entry] = (),
     ) -> None:
-        """An operation was done to *entry*: queue its events. See ``rules.notices``."""
+        """An operation was done to *entry*: queue its events. See ``rules.notices``.
+
+        It was done, so a fault here is no error of its caller's: everybody hears that something is lost.
+        """
         if not self.total:
             return
-        if not (self._recursive or self._backlog or renamed or others) and not self._concerned(operation, entry):
-            return
-        for notice in notices(operation, entry, renamed, dies=dies, others=others):
-            if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
-                self.undecided.add(notice.inode)
-                self._hold_back(notice, actor)
-                self.doubted()
-            elif self._backlog:
-                self._hold_back(notice, actor)
-            else:
-                self._deliver(notice, actor)
+        try:
+            if not (self._recursive or self._backlog or renamed or others) and not self._concerned(operation, entry):
+                return
+            for notice in notices(operation, entry, renamed, dies=dies, others=others):
+                if notice.death and notice.inode is not None and self._may_be_held(notice.inode):
+                    self._hold_back(notice, actor)
+                    self.undecided.add(notice.inode)
+                    self.doubted()
+                elif self._backlog:
+                    self._hold_back(notice, actor)
+                else:
+                    self._deliver(notice, actor)
+        except Exception as error:  # noqa: BLE001 - handed to ``failed``
+            victim = renamed.victim if renamed and renamed.victim_dies else None
+            self.lose(f"telling {operation} of {entry!r}", error, entry.inode if dies else None, victim)
+
+    def lose(self, what: str, error: Exception, *dead: Inode | None) -> None:
+        """*what* failed with *error*: each instance with a watch is told of an overflow.
+
+        So does Linux where it has no memory for an event (kernel: inotify_handle_inode_event). The
+        *dead* lose their watches, unless their death waits for its turn or for a FORGET.
+        """
+        for instance in self.instances:
+            if instance.watches:
+                instance.overflow()
+        waiting = {notice.inode for notice, _ in self._backlog if notice.death}
+        for inode in dead:
+            if inode is not None and inode not in waiting and not self._may_be_held(inode):
+                for watch in list((inode.watches or {}).values()):
+                    self._end(watch)
+        self.failed(what, error)
 
     def forgotten(self, inode: Inode, actor: Actor) -> None:
         """The kernel has dropped *inode*: if its last name is gone, it is dead."""
@@ -263,8 +243,11 @@ class Watches:
             mask = flags.UNMOUNT | (flags.ISDIR if inode.is_dir else 0)
             for watch in list((inode.watches or {}).values()):
                 number = self.sequence + 1
-                self._push(watch, Record(watch.wd, mask), actor, number)
-                self._ignore(watch, actor, number)
+                try:
+                    self._push(watch, Record(watch.wd, mask), actor, number)
+                    self._ignore(watch, actor, number)
+                except Exception as error:  # noqa: BLE001 - handed to ``failed``; the others hear it all the same
+                    self.lose("telling the unmount", error)
 
     @staticmethod
     def _concerned(operation: str, entry: Entry) -> bool:
@@ -289,7 +272,11 @@ class Watches:
     def _flush(self) -> None:
         backlog = self._backlog
         while backlog and not (backlog[0][0].death and backlog[0][0].inode in self.undecided):
-            self._deliver(*backlog.popleft())
+            notice, actor = backlog.popleft()
+            try:
+                self._deliver(notice, actor)
+            except Exception as error:  # noqa: BLE001 - handed to ``failed``; what is behind must not wait for ever
+                self.lose("telling what was held back", error, notice.inode if notice.death else None)
 
     def _deliver(self, notice: Notice, actor: Actor) -> None:
         inode, number = notice.inode, self.sequence + 1
@@ -330,8 +317,7 @@ class Watches:
                 continue
             if len(name) > _LONGEST_NAME:
                 # A path below a recursive watch that no record can carry: say that something is lost.
-                watch.instance.queue.overflow()
-                watch.instance.ring()
+                watch.instance.overflow()
             else:
                 self._push(watch, Record(watch.wd, notice.mask, notice.cookie, name), actor, number)
             if wanted & flags.ONESHOT:
@@ -344,9 +330,13 @@ class Watches:
         watch.instance.ring()
 
     def _ignore(self, watch: Watch, actor: Actor, number: int) -> None:
-        # With the number of the event that ended the watch, if it was one.
-        self._push(watch, Record(watch.wd, flags.IGNORED), actor, number)
-        self._end(watch)
+        try:  # with the number of the event that ended the watch, if it was one
+            self._push(watch, Record(watch.wd, flags.IGNORED), actor, number)
+        except Exception:
+            watch.instance.overflow()  # it may have no other watch, and then ``lose`` passes it over
+            raise
+        finally:
+            self._end(watch)
 
     def _end(self, watch: Watch) -> None:
         self._count(watch, -1)
@@ -375,6 +365,10 @@ class Watches:
             user.filters += by * watch.filter.cost
         if watch.mask & flags.X_ORIGIN or (watch.filter is not None and watch.filter.asks_process):
             self.origins += by
+
+
+def _reraise(_what: str, error: Exception) -> None:
+    raise error
 
 
 def _next_wd(instance: Instance) -> int:
