@@ -8,6 +8,7 @@ import http.client
 import itertools
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -284,6 +285,20 @@ def test_who_says_nothing_is_given_up_on(mounted: Callable[..., Mount], host: st
         w.wait_until(lambda: len(w.descriptors_of(mount.pid)) <= before + 1, "the subscriber is gone")
         assert "notifyfs_mount_info" in fetch(host)
         assert [client.recv(1) for client in silent] == [b""] * 3
+
+
+def test_who_drips_is_given_up_on(mounted: Callable[..., Mount], host: str) -> None:
+    """Two seconds for all of it: a byte now and then gains no time."""
+    mounted(metrics=f"{host}:{PORT}")
+    with socket.create_connection((host, PORT), w.PATIENCE) as client:
+        began = time.monotonic()
+        request = itertools.chain(b"GET / HTTP/1.0\r\nX: ", itertools.repeat(ord("x")))
+        with contextlib.suppress(ConnectionError):
+            while not select.select([client], [], [], 0.2)[0]:
+                assert time.monotonic() - began < 5, "it still has the server to itself"
+                client.send(bytes([next(request)]))
+    assert "notifyfs_mount_info" in fetch(host)
+    assert time.monotonic() - began < 5
 
 
 def test_who_asks_again_and_again_is_answered_ten_times_a_second(mounted: Callable[..., Mount], host: str) -> None:

@@ -10,7 +10,8 @@ import socketserver
 import sys
 import threading
 from http.server import HTTPServer
-from typing import TYPE_CHECKING, Final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import MetricsHandler, ProcessCollector
 from prometheus_client.core import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 2.0  # seconds that a client may say, or take, nothing
+_PATIENCE: Final = 2.0  # seconds that a client has for all of it, once it is its turn
 _GRACE: Final = 1.0  # seconds that an answer under way has when the mount ends
 # Seconds after each request. An answer takes milliseconds in which the mount has to share the interpreter with it,
 # and whoever can connect can ask. It also is the time to wait while there is no descriptor for a connection.
@@ -79,11 +80,16 @@ class Exporter(HTTPServer):
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._registry = CollectorRegistry()
-        super().__init__((str(place[0]), address[1]), _Handler.factory(self._registry))
+        super().__init__((str(place[0]), address[1]), MetricsHandler.factory(self._registry))
 
     def server_bind(self) -> None:
         """Bind, and do not ask the resolver for a name, which may take long."""
         socketserver.TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept the next client."""
+        client, address = super().get_request()
+        return _Client(client), address
 
     def start(self, statistics: Statistics, mountpoint: str, source: str) -> None:
         """Answer from now on. The thread has the capabilities that the calling thread has."""
@@ -111,8 +117,25 @@ class Exporter(HTTPServer):
             self._ending.wait(_PAUSE)
 
 
-class _Handler(MetricsHandler):
-    timeout = _PATIENCE
+class _Client(socket.socket):
+    """A connection with one limit for all of it: with one for each byte, who drips would keep the others out."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(fileno=accepted.detach())
+        self._until = monotonic() + _PATIENCE
+
+    def recv_into(self, *args: Any) -> int:
+        """Receive, as the handler's stream does."""
+        self._limit()
+        return super().recv_into(*args)
+
+    def sendall(self, *args: Any) -> None:
+        """Send, as the handler does."""
+        self._limit()
+        super().sendall(*args)
+
+    def _limit(self) -> None:
+        self.settimeout(max(self._until - monotonic(), 0.001))  # 0 would mean: do not wait
 
 
 class _Counters(Collector):
