@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -34,15 +35,15 @@ _STREAM_AHEAD: Final = 9
 # On an event descriptor: room for a full queue of the usual size (768 bytes of kernel memory for
 # a short record, measured), so that all is there to be read when a barrier has answered.
 _PACKET_BUFFER: Final = 8 << 20
+_FEW_SENT: Final = 1024
 _SO_SNDBUFFORCE: Final = 32
 
 
 class Stream:
     """The connection itself. What is staged is sent in that order, by whoever flushes."""
 
-    def __init__(self, connection: int, settled: Callable[[], Awaitable[None]]) -> None:
-        self._socket = socket.socket(fileno=os.dup(connection))
-        self._socket.setblocking(False)  # noqa: FBT003 - socket's own signature
+    def __init__(self, connection: trio.socket.SocketType, settled: Callable[[], Awaitable[None]]) -> None:
+        self._socket = connection
         self._settled = settled
         self._sending = trio.Lock()
         self._staged: deque[tuple[bytes, int, int]] = deque()  # bytes, the events in them, a descriptor or -1
@@ -51,8 +52,11 @@ class Stream:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
 
     def close(self) -> None:
-        """Close this side's descriptor; the connection is the caller's."""
-        self._socket.close()
+        """Close the descriptors that were not sent; the connection is the caller's."""
+        for _, _, descriptor in self._staged:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._staged.clear()
 
     def stage(self, queue: Queue, most: int) -> None:
         """Take at least one event, and at most *most* bytes of them, to be sent next."""
@@ -69,7 +73,7 @@ class Stream:
             self._staged.append((chunk, count, -1))
 
     def stage_reply(self, reply: bytes, descriptor: int = -1) -> None:
-        """Send *reply* next, and *descriptor* with it."""
+        """Send *reply* next, and *descriptor* with it, which is closed here then."""
         self._staged.append((reply, 0, descriptor))
 
     async def flush(self) -> None:
@@ -91,6 +95,8 @@ class Stream:
                     continue
                 # No await since the bytes left: the client may have read them, and what it does next
                 # must not be merged with them.
+                if descriptor >= 0:
+                    os.close(descriptor)
                 if sent < len(data):
                     self._staged[0] = (data[sent:], events, -1)
                 else:
@@ -101,9 +107,11 @@ class Stream:
             self._sending.release()
 
     def _send(self, data: bytes, descriptor: int) -> int:
-        if descriptor >= 0:
-            return socket.send_fds(self._socket, [data], [descriptor])
-        return self._socket.send(data)
+        # trio's own send goes round its loop.
+        if descriptor < 0:
+            return os.write(self._socket.fileno(), data)
+        with socket.socket(fileno=os.dup(self._socket.fileno())) as connection:
+            return socket.send_fds(connection, [data], [descriptor])
 
     def unread(self) -> int:
         """How many events the client has not read, at most."""
@@ -117,11 +125,13 @@ class Packets:
 
     What the client has not read is told by SIOCOUTQ, from what each packet weighs. (FIONREAD on its
     end says it in bytes, but the kernel counts them anew each time: 0.5 ms for a full queue.)
+
+    A client that closes its end hears no more events, as from a closed inotify descriptor.
     """
 
     def __init__(self, settled: Callable[[], Awaitable[None]]) -> None:
         self._settled = settled
-        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
         try:
             self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
@@ -131,11 +141,17 @@ class Packets:
         self._sent: deque[tuple[int, int]] = deque()  # of each packet that is perhaps unread: weight, and the same
         self._weight = 0  # of all of them
         self._unread = 0  # events in both
+        self._enough = _FEW_SENT  # packets in ``_sent`` at which to ask which of them were read
+        self._deaf = False
 
     def close(self) -> None:
-        """Close both ends here; the client's own descriptor then reads end of file."""
+        """Close our end; the client's then reads end of file."""
         self._ours.close()
-        self.theirs.close()
+        self._theirs.close()
+
+    def give(self) -> int:
+        """The client's end, to be sent to it and closed: only when nobody else has it can we see it closed."""
+        return self._theirs.detach()
 
     @property
     def waiting(self) -> int:
@@ -144,6 +160,18 @@ class Packets:
 
     def push(self, queue: Queue, most: int) -> bool:
         """Send at most *most* events, as far as there is room; whether that was room enough."""
+        if not self._deaf:
+            try:
+                return self._push(queue, most)
+            except (BrokenPipeError, ConnectionResetError):  # reset: with packets that were not read
+                self._deaf = True
+                self._waiting.clear()
+                self._sent.clear()
+                self._weight = self._unread = 0
+        queue.take(sys.maxsize, most)
+        return True
+
+    def _push(self, queue: Queue, most: int) -> bool:
         waiting, send = self._waiting, self._ours.send
         while True:
             while waiting:
@@ -156,6 +184,9 @@ class Packets:
                 weight = _weight(len(packet))
                 self._sent.append((weight, last))
                 self._weight += weight
+                if len(self._sent) >= self._enough:
+                    self.unread()
+                    self._enough = max(_FEW_SENT, 2 * len(self._sent))
             taken = queue.take(CHUNK, most)
             if not taken:
                 return True
@@ -180,6 +211,8 @@ class Packets:
 
     def unread(self) -> int:
         """How many events the client has not read."""
+        if self._deaf:
+            return 0
         unread = syscalls.unread_by_peer(self._ours.fileno())
         while self._sent and (self._weight > unread or not unread):
             weight, events = self._sent.popleft()

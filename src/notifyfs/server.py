@@ -150,7 +150,7 @@ class Subscriber:
         self._watches = server.watches
         self._peer = peer_of(sock)
         self._bell = Bell()
-        self._stream = Stream(sock.fileno(), server.settled)
+        self._stream = Stream(sock, server.settled)
         self._packets: Packets | None = None
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
@@ -303,15 +303,17 @@ class Subscriber:
     def _hello(self, record: Record) -> tuple[int, bytes, int]:
         if self._greeted or record.name != wire.GREETING or record.mask & ~wire.EVENT_FD:
             raise OSError(errno.EINVAL, "hello comes first, as 'notifyfs 1'")
-        sent = -1
-        if record.mask & wire.EVENT_FD:
-            self._packets = Packets(self._server.settled)
-            sent = self._packets.theirs.fileno()
         about = self._server.about | attrs.asdict(self._server.limits)
         for path in ("source", "mountpoint"):  # both may be long: the reply is one record all the same
             if len(answer := json.dumps(about).encode()) >= wire.MAX_LEN:
                 about[path] = None
-        return 0, answer if len(answer) < wire.MAX_LEN else json.dumps(about).encode(), sent
+        if len(answer) >= wire.MAX_LEN:
+            answer = json.dumps(about).encode()
+        sent = -1
+        if record.mask & wire.EVENT_FD:
+            self._packets = Packets(self._server.settled)
+            sent = self._packets.give()
+        return 0, answer, sent
 
     def _statistics(self, record: Record) -> bytes:
         if record.mask == wire.STATISTICS_INSTANCES and self._peer.uid not in (0, os.geteuid()):
