@@ -9,13 +9,15 @@ import os
 import random
 import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from conftest import Mount, wait_until
+from conftest import SOURCES, Mount, wait_until
 from faults_support import forget
 from notifyfs.core import flags
 from notifyfs.mounts import kernel, mountinfo
@@ -190,45 +192,133 @@ def change_mode(path: Path) -> Broken:
     return until_broken(change)
 
 
+def children_of(pid: int) -> list[int]:
+    """Those of its first thread."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+
+
+def state_of(pid: int, field: str) -> str:
+    """One line of /proc/PID/status."""
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    return ("\n" + status).partition(f"\n{field}:")[2].partition("\n")[0].strip()
+
+
+def guard_of(mount: Mount) -> tuple[int, int]:
+    """Wait for the daemon's guard and that one's spare."""
+
+    def both() -> tuple[int, int] | None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            (guard,) = children_of(mount.pid)  # and no zombie
+            (spare,) = children_of(guard)
+            if "Z" not in state_of(guard, "State") + state_of(spare, "State"):
+                return guard, spare
+        return None
+
+    found: tuple[int, int] = wait_until(both)
+    return found
+
+
+def killed_under_load(mount: Mount, *before: Callable[[Mount], int]) -> None:
+    """Kill those that are named *before*, and the daemon at once after them, while it waits for the kernel."""
+    device = mountinfo.top(str(mount.root), mountinfo.read())
+    assert device is not None
+    abort = kernel.open_abort(device.device)
+    put(mount.root / "file")
+    try:
+        with contextlib.closing(Subscriber(mount.socket)) as subscriber:
+            subscriber.add(b"file", flags.ATTRIB)
+            changers = [start_child(lambda: change_mode(mount.root / "file")) for _ in range(2)]
+            for _ in range(50):
+                assert {event.mask for event in subscriber.drain()} <= {flags.ATTRIB}
+            for which in [which(mount) for which in before]:
+                os.kill(which, signal.SIGKILL)
+            mount.process.kill()
+            mount.process.wait(10)
+            ends: list[Broken] = [collect(child) for child in changers]
+    finally:
+        os.write(abort, b"1")  # should it hang: whoever comes next must not
+        os.close(abort)
+    assert {end.first for end in ends} <= {errno.ECONNABORTED, errno.ENOTCONN}
+    assert {end.then for end in ends} == {errno.ENOTCONN}
+
+
 def test_a_daemon_killed_while_it_waits_for_the_kernel_lets_go_of_everybody(doomed: Callable[[], Mount]) -> None:
     """Its thread waits for a lock in the kernel; who has that waits for the daemon. Without the guard 5 of 10 hang."""
     for _ in range(6):
-        mount = doomed()
-        device = mountinfo.top(str(mount.root), mountinfo.read())
-        assert device is not None
-        abort = kernel.open_abort(device.device)
-        put(mount.root / "file")
-        try:
-            with contextlib.closing(Subscriber(mount.socket)) as subscriber:
-                subscriber.add(b"file", flags.ATTRIB)
-                changers = [start_child(lambda: change_mode(mount.root / "file")) for _ in range(2)]  # noqa: B023 - now
-                for _ in range(50):
-                    assert {event.mask for event in subscriber.drain()} <= {flags.ATTRIB}
-                mount.process.kill()
-                mount.process.wait(10)
-                ends: list[Broken] = [collect(child) for child in changers]
-        finally:
-            os.write(abort, b"1")  # should it hang: whoever comes next must not
-            os.close(abort)
-        assert {end.first for end in ends} <= {errno.ECONNABORTED, errno.ENOTCONN}
-        assert {end.then for end in ends} == {errno.ENOTCONN}
+        killed_under_load(doomed())
 
 
-def test_the_guard_goes_with_its_daemon(doomed: Callable[[], Mount]) -> None:
-    def of_mine() -> list[str]:
-        children = Path(f"/proc/{mount.process.pid}/task/{mount.process.pid}/children").read_text("ascii").split()
-        return [Path(f"/proc/{child}/comm").read_text("utf-8").strip() for child in children]
+@pytest.mark.parametrize("which", [0, 1], ids=["guard", "spare"])
+def test_a_daemon_killed_after_its_guard_lets_go_of_everybody(doomed: Callable[[], Mount], which: int) -> None:
+    for _ in range(6):
+        killed_under_load(doomed(), lambda mount: guard_of(mount)[which])
 
+
+def test_a_guard_that_is_killed_has_a_successor_and_leaves_nothing_behind(doomed: Callable[[], Mount]) -> None:
     mount = doomed()
-    (guard,) = Path(f"/proc/{mount.process.pid}/task/{mount.process.pid}/children").read_text("ascii").split()
-    wait_until(lambda: of_mine() == ["notifyfs-guard"])
-    assert len(os.listdir(f"/proc/{guard}/fd")) == 1, "it keeps something else open"
-    os.kill(int(guard), signal.SIGTERM)
-    os.kill(int(guard), signal.SIGUSR1)
-    put(mount.root / "file")
-    assert of_mine() == ["notifyfs-guard"], "it ends only with the daemon"
+    for round_ in range(1, 6):
+        guard, spare = guard_of(mount)
+        os.kill(guard, signal.SIGKILL)
+        wait_until(lambda: mount.log.count("its spare has taken over") == round_)  # noqa: B023 - now
+        guard, another = guard_of(mount)
+        assert guard == spare
+        os.kill(another, signal.SIGKILL)
+        wait_until(lambda: guard_of(mount)[1] != another)  # noqa: B023 - the same
+    guard, spare = guard_of(mount)
     mount.finish()
-    assert not os.path.exists(f"/proc/{guard}")
+    for pid in (guard, spare):
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_daemon_without_a_guard_says_what_may_happen(doomed: Callable[[], Mount]) -> None:
+    mount = doomed()
+    guard, _ = guard_of(mount)
+    os.killpg(guard, signal.SIGKILL)
+    wait_until(lambda: "the guard was killed, and its spare" in mount.log)
+    assert "umount -f -c" in mount.log
+    assert not children_of(mount.pid)
+    put(mount.root / "file")
+    mount.finish()
+
+
+def test_the_guard_goes_with_its_daemon_and_has_no_rights(doomed: Callable[[], Mount]) -> None:
+    mount = doomed()
+    guard, spare = guard_of(mount)
+    for pid in (guard, spare):
+        assert state_of(pid, "Name") == "notifyfs-guard"
+        kept = sorted(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{pid}/fd"))
+        assert {Path(name).name for name in kept} == {"abort", "stat", "pipe"}, "it keeps something else open"
+        assert {state_of(pid, f"Cap{kind}").strip("0") for kind in ("Inh", "Prm", "Eff", "Amb")} == {""}
+        assert state_of(pid, "NoNewPrivs") == "1"
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGUSR1)
+    put(mount.root / "file")
+    assert guard_of(mount) == (guard, spare), "it ends only with the daemon"
+    mount.finish()
+    for pid in (guard, spare):
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+HIDDEN = """
+mount -t proc -o hidepid=2 proc /proc
+"$@" mount "$0/source" "$0/mount" > "$0/socket"
+echo content > "$0/mount/file" && "$@" list > "$0/list"
+"$@" umount "$0/mount"
+"""
+
+
+def test_a_guard_that_is_shown_no_other_process_ends_no_connection(fuse: None, tmp_path: Path) -> None:
+    """With hidepid, who has fewer rights than the daemon cannot find it in /proc: it has not died for that."""
+    for name in ("source", "mount"):
+        (tmp_path / name).mkdir()
+    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    command += ["sh", "-ec", HIDDEN, str(tmp_path), sys.executable, "-m", "notifyfs.cli"]
+    done = subprocess.run(
+        command, check=False, capture_output=True, timeout=30, env=os.environ | {"PYTHONPATH": str(SOURCES)}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert get(tmp_path / "source" / "file") == b"content\n"
+    assert b" live" in get(tmp_path / "list")
 
 
 # Callers

@@ -20,7 +20,7 @@ import pytest
 
 from conftest import SOURCES, wait_until
 from faults_support import Asker, ask, root_only
-from posix_support import fails
+from posix_support import fails, in_child
 from test_faults_limits import fail_often, logging_to
 
 if TYPE_CHECKING:
@@ -64,10 +64,15 @@ def lines(log: socket.socket) -> list[str]:
     return taken
 
 
-def names(root: Path, first: int, last: int) -> None:
-    for number in range(first, last):
-        with fails(errno.ENOENT):
-            os.stat(root / f"absent{number}")
+def ask_for(root: Path, first: int, last: int) -> None:
+    """Ask for names that are not there, in a child: should it hang, the first process of the namespace must not."""
+
+    def names() -> None:
+        for number in range(first, last):
+            with fails(errno.ENOENT):
+                os.stat(root / f"absent{number}")
+
+    in_child(names)
 
 
 def in_the_namespace(place: Path, kind: int) -> None:
@@ -79,17 +84,17 @@ def in_the_namespace(place: Path, kind: int) -> None:
     done = subprocess.run([*command, "mount", "-d", place / "source", place / "mount"], check=True, stdout=-1)
     if kind == socket.SOCK_STREAM:
         log, _ = log.accept()
-    names(place / "mount", 0, ASKED)
+    ask_for(place / "mount", 0, ASKED)
     full = lines(log)
-    names(place / "mount", ASKED, ASKED + 1)
+    ask_for(place / "mount", ASKED, ASKED + 1)
     after = lines(log)
     if kind == socket.SOCK_DGRAM:  # syslog starts anew
         log.close()
         os.unlink("/dev/log")
-        names(place / "mount", ASKED + 1, ASKED + 2)
+        ask_for(place / "mount", ASKED + 1, ASKED + 2)
         log = socket.socket(socket.AF_UNIX, kind)
         log.bind("/dev/log")
-        names(place / "mount", ASKED + 2, ASKED + 3)
+        ask_for(place / "mount", ASKED + 2, ASKED + 3)
     anew = lines(log)
     subprocess.run([*command, "umount", place / "mount"], check=True)
     assert not Path(os.fsdecode(done.stdout.rstrip())).exists()

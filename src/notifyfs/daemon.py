@@ -81,13 +81,13 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.callback(_close, fuse)
         device = _device(mountpoint)
         stack.callback(_detach, mountpoint, device)
-        if device is not None:
-            stack.enter_context(mounts.guarded(device))
+        guard = None if device is None else stack.enter_context(mounts.guarded(device))
         mounts.register(mountpoint, source, path, os.getpid())
         stack.callback(mounts.unregister, mountpoint)
         # Its operations name their modes and the callers' umasks themselves.
         os.umask(0)
         daemon = _Daemon(backing, source, mountpoint, path, options)
+        daemon.guard = guard
         if hangs:
             daemon.be_patient()
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
@@ -124,6 +124,7 @@ class _Daemon:
         self.device = line.device
         self.backing = backing
         self.watches = watches
+        self.guard: mounts.Guard | None = None
         self._heard = 0
         self.settling = Settling()
         self.deaths = Deaths(watches)
@@ -182,6 +183,7 @@ class _Daemon:
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._tell_ready, ready)
+                nursery.start_soon(self._heed_guard)
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
             self.watches.give_up(self.watches.undecided)
@@ -196,6 +198,12 @@ class _Daemon:
             await removed.wait_rung()
             await trio.sleep(_SWEEPING)  # the events of the removal go first
             self.backing.sweep()
+
+    async def _heed_guard(self) -> None:
+        while self.guard is not None:
+            await trio.lowlevel.wait_readable(self.guard.news)
+            if not self.guard.look():
+                return
 
     async def _tell_ready(self, ready: Callable[[], None]) -> None:
         # From a thread: the answer comes from this very loop.

@@ -4,12 +4,13 @@ Law: nothing here touches a file *through* a FUSE mount, for its daemon may be d
 stuck or this very process. The mount table and the registry answer instead.
 """
 
-from notifyfs.mounts.guard import guarded
+from notifyfs.mounts.guard import Guard, guarded
 from notifyfs.mounts.kernel import attach, detach, raise_background
 from notifyfs.mounts.registry import MountError, register, run_directory, socket_path, unregister
 from notifyfs.mounts.table import Mount, check, ending, find, mounted, recover
 
 __all__ = [
+    "Guard",
     "Mount",
     "MountError",
     "attach",
