@@ -301,6 +301,22 @@ def test_who_drips_is_given_up_on(mounted: Callable[..., Mount], host: str) -> N
     assert time.monotonic() - began < 5
 
 
+def test_those_who_drip_keep_nobody_out_together(mounted: Callable[..., Mount], host: str) -> None:
+    """As many as there can be before the scrape: it has its turn in less time than Prometheus gives it (10 s)."""
+    mounted(metrics=f"{host}:{PORT}")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection((host, PORT), w.PATIENCE)) for _ in range(5)]
+        began = time.monotonic()
+        scrape = stack.enter_context(contextlib.closing(http.client.HTTPConnection(host, PORT, timeout=w.PATIENCE)))
+        scrape.request("GET", "/metrics")
+        while not select.select([scrape.sock], [], [], 0.2)[0]:
+            assert time.monotonic() - began < 6, "they have the server to themselves"
+            for client in clients:
+                with contextlib.suppress(ConnectionError):
+                    client.send(b"G")
+        assert b"notifyfs_mount_info" in scrape.getresponse().read()
+
+
 def test_who_asks_again_and_again_is_answered_ten_times_a_second(mounted: Callable[..., Mount], host: str) -> None:
     mounted(metrics=f"{host}:{PORT}")
     fetch(host)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import select
 import socket
 import socketserver
 import sys
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 2.0  # seconds that a client has for all of it, once it is its turn
+_HURRY: Final = 0.5  # and until its request must be there while others wait
 _GRACE: Final = 1.0  # seconds that an answer under way has when the mount ends
 # Seconds after each request. An answer takes milliseconds in which the mount has to share the interpreter with it,
 # and whoever can connect can ask. It also is the time to wait while there is no descriptor for a connection.
@@ -89,7 +92,7 @@ class Exporter(HTTPServer):
     def get_request(self) -> tuple[socket.socket, object]:
         """Accept the next client."""
         client, address = super().get_request()
-        return _Client(client), address
+        return _Client(client, self._others_wait), address
 
     def start(self, statistics: Statistics, mountpoint: str, source: str) -> None:
         """Answer from now on. The thread has the capabilities that the calling thread has."""
@@ -111,6 +114,11 @@ class Exporter(HTTPServer):
         ours = not isinstance(error, OSError | ValueError)  # a client that went away, was slow, or talked nonsense
         log.log(logging.ERROR if ours else logging.DEBUG, "metrics: no answer for %s", client_address, exc_info=error)
 
+    def _others_wait(self) -> bool:
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _serve(self) -> None:
         while not self._ending.is_set():
             self.handle_request()
@@ -120,22 +128,23 @@ class Exporter(HTTPServer):
 class _Client(socket.socket):
     """A connection with one limit for all of it: with one for each byte, who drips would keep the others out."""
 
-    def __init__(self, accepted: socket.socket) -> None:
+    def __init__(self, accepted: socket.socket, others_wait: Callable[[], bool]) -> None:
         super().__init__(fileno=accepted.detach())
-        self._until = monotonic() + _PATIENCE
+        self._began = monotonic()
+        self._others_wait = others_wait
 
     def recv_into(self, *args: Any) -> int:
-        """Receive, as the handler's stream does."""
-        self._limit()
-        return super().recv_into(*args)
+        """Receive, as the handler's stream does. TimeoutError: the time for all of it is over."""
+        while monotonic() - self._began < (_HURRY if self._others_wait() else _PATIENCE):
+            self.settimeout(_PAUSE)
+            with contextlib.suppress(TimeoutError):  # look again whether somebody waits
+                return super().recv_into(*args)
+        raise TimeoutError
 
     def sendall(self, *args: Any) -> None:
-        """Send, as the handler does."""
-        self._limit()
+        """Send, as the handler does. TimeoutError: as above."""
+        self.settimeout(max(self._began + _PATIENCE - monotonic(), 0.001))  # 0 would mean: do not wait
         super().sendall(*args)
-
-    def _limit(self) -> None:
-        self.settimeout(max(self._until - monotonic(), 0.001))  # 0 would mean: do not wait
 
 
 class _Counters(Collector):
