@@ -110,8 +110,11 @@ class Stream:
         # trio's own send goes round its loop.
         if descriptor < 0:
             return os.write(self._socket.fileno(), data)
-        with socket.socket(fileno=os.dup(self._socket.fileno())) as connection:
+        connection = socket.socket(fileno=self._socket.fileno())
+        try:
             return socket.send_fds(connection, [data], [descriptor])
+        finally:
+            connection.detach()
 
     def unread(self) -> int:
         """How many events the client has not read, at most."""
