@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -432,3 +433,32 @@ def test_who_must_not_make_names_in_the_run_directory_cannot(mount: Mount) -> No
         return results
 
     assert w.as_user(USER, trespass) == [errno.EACCES] * 3
+
+
+@pytest.fixture
+def unable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Mount:
+    """A mount for all users whose daemon, root, has not the capability to be one of them (setfsuid(2))."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-setuid --inh-caps=-setuid {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    found: Mount = request.getfixturevalue("open_mount")
+    return found
+
+
+def test_a_daemon_that_cannot_be_the_user_judges_nobody_as_root(unable: Mount) -> None:
+    """setfsuid(2) does not say that it failed."""
+    secret = made(unable.source / "secret", 0o600)
+    shown = unable.root / "secret"
+    assert watching(unable, shown) == REFUSED
+    assert watching(unable, shown, uid=0) == 1
+
+    def create() -> int:
+        try:
+            os.close(os.open(unable.root / "new", os.O_CREAT | os.O_WRONLY))
+        except OSError as error:
+            return -(error.errno or 0)
+        return 0
+
+    assert w.as_user(USER, create) == -errno.EPERM
+    assert os.listdir(unable.source) == [secret.name], "least of all a file of root's"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
-from notifyfs import logs, mounts, syscalls
+from notifyfs import identity, logs, mounts
 from notifyfs.backing import Backing
 from notifyfs.mounts import mountinfo
 from notifyfs.notes import Notes
@@ -93,7 +93,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
         stack.callback(pyfuse3.close, unmount=False)
         if os.geteuid() == 0:
-            syscalls.keep_capabilities(_KEPT)  # of this thread, and those that it will start
+            identity.keep_capabilities(_KEPT)  # of this thread, and those that it will start
         daemon.settling.notes = Notes(fuse)
         turns = pyfuse3.trio = Turns(fuse, daemon.idle)  # type: ignore[attr-defined]
         daemon.settling.busy = turns.busy

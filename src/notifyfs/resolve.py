@@ -12,11 +12,12 @@ import fcntl
 import os
 import stat
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from notifyfs import syscalls
+from notifyfs import identity, syscalls
 from notifyfs.core import flags
 from notifyfs.core.inodes import ROOT
 
@@ -47,8 +48,9 @@ class Peer:
             return judge(fd)
         if own:
             return False  # only root can try on somebody else's permissions
-        with syscalls.acting_as(self.uid, self.gid, self.groups):
+        with suppress(PermissionError), identity.acting_as(self.uid, self.gid, self.groups):
             return judge(fd)
+        return False  # root without the capability to be another
 
 
 class Resolver:

@@ -13,11 +13,7 @@ import os
 import socket
 import struct
 import termios
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 AT_EMPTY_PATH: Final = 0x1000
 AT_STATX_DONT_SYNC: Final = 0x4000
@@ -30,12 +26,8 @@ _SO_PEERGROUPS: Final = 59
 _NGROUPS_MAX: Final = 65536
 _AT_FDCWD: Final = -100
 _UTIME_OMIT: Final = (1 << 30) - 2
+_UTIME_NOW: Final = (1 << 30) - 1
 _libc = ctypes.CDLL(None, use_errno=True)
-_CAPABILITY_VERSION_3: Final = 0x20080522
-_WORD: Final = 32
-_PR_SET_NO_NEW_PRIVS: Final = 38
-_CAP_DAC_OVERRIDE: Final = 1 << 1
-_CAP_FSETID: Final = 1 << 4
 
 
 def _check(result: int, *about: object) -> int:
@@ -50,10 +42,12 @@ def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> N
     _check(_libc.renameat2(old_fd, old, new_fd, new, ctypes.c_uint(flags)), old, None, new)
 
 
-def utimensat(path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """utimensat(2), following *path*; None leaves a time as it is (UTIME_OMIT)."""
+def utimensat(path: bytes, atime_ns: int | None, mtime_ns: int | None, *, now: bool = False) -> None:
+    """utimensat(2), following *path*; None leaves a time as it is (UTIME_OMIT). *now*: UTIME_NOW for any other."""
     times = [
-        part for ns in (atime_ns, mtime_ns) for part in ((0, _UTIME_OMIT) if ns is None else divmod(ns, 1_000_000_000))
+        part
+        for ns in (atime_ns, mtime_ns)
+        for part in ((0, _UTIME_OMIT) if ns is None else (0, _UTIME_NOW) if now else divmod(ns, 1_000_000_000))
     ]
     _check(_libc.utimensat(_AT_FDCWD, path, (ctypes.c_long * 4)(*times), 0), path)
 
@@ -103,94 +97,6 @@ def peer_groups(fd: int) -> tuple[int, ...]:
     return tuple(buffer[: size.value // 4])
 
 
-@contextmanager
-def acting_as(uid: int, gid: int, groups: Sequence[int] = ()) -> Iterator[None]:
-    """Act on files as this user, in this thread only, with that user's permissions.
-
-    Only root can. glibc's setgroups applies to every thread of the process, so the raw system
-    call is used; setfsuid(2) and setfsgid(2) are the thread's own, and a user id other than 0
-    takes the file capabilities away (capabilities(7)).
-    """
-    own = os.getgroups()
-    _setgroups(groups)
-    try:
-        _libc.setfsgid(gid)
-        _libc.setfsuid(uid)
-        yield
-    finally:
-        _libc.setfsuid(os.geteuid())
-        _libc.setfsgid(os.getegid())
-        _setgroups(own)
-
-
-@contextmanager
-def creating_as(uid: int, gid: int) -> Iterator[None]:
-    """Create files that belong to this user, in this thread; permissions have been checked already.
-
-    The kernel checks the caller under ``default_permissions``, supplementary groups included.
-    CAP_DAC_OVERRIDE and CAP_FSETID are raised again so that the source does not check a second time
-    without them.
-    """
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
-    try:
-        if uid:
-            _change_capabilities(add=_CAP_DAC_OVERRIDE | _CAP_FSETID)
-        yield
-    finally:
-        _libc.setfsuid(os.geteuid())
-        _libc.setfsgid(os.getegid())
-
-
-@contextmanager
-def without_fsetid() -> Iterator[None]:
-    """Truncate as a user does: setuid and setgid bits are cleared, which CAP_FSETID would keep."""
-    before = _change_capabilities(remove=_CAP_FSETID)
-    try:
-        yield
-    finally:
-        _libc.capset(_header(), before)
-
-
 def prctl(option: int, argument: int | bytes) -> None:
     """prctl(2) with one argument: of the calling thread."""
     _check(_libc.prctl(option, argument, 0, 0, 0))
-
-
-def keep_capabilities(kept: Iterable[int]) -> None:
-    """Give up every capability (capabilities(7), by number) but *kept*, for good: programs started gain none either."""
-    header, data = _header(), ctypes.create_string_buffer(24)
-    _check(_libc.capget(header, data))
-    effective, permitted, inheritable, *high = struct.unpack("=6I", data.raw)
-    low = sum(1 << number for number in kept if number < _WORD)
-    upper = sum(1 << number - _WORD for number in kept if number >= _WORD)
-    masks = (low, low, low, upper, upper, upper)
-    words = struct.pack(
-        "=6I", *(old & mask for old, mask in zip((effective, permitted, inheritable, *high), masks, strict=True))
-    )
-    _check(_libc.capset(_header(), words))
-    prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _header() -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
-
-
-def _change_capabilities(*, add: int = 0, remove: int = 0) -> ctypes.Array[ctypes.c_char]:
-    data = ctypes.create_string_buffer(24)
-    _check(_libc.capget(_header(), data))
-    before = ctypes.create_string_buffer(data.raw, 24)
-    effective, permitted, *rest = struct.unpack("=6I", data.raw)
-    effective = (effective | add & permitted) & ~remove
-    _check(_libc.capset(_header(), struct.pack("=6I", effective, permitted, *rest)))
-    return before
-
-
-_SYS_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159, "loongarch64": 159}.get(os.uname().machine)
-
-
-def _setgroups(groups: Sequence[int]) -> None:
-    if _SYS_SETGROUPS is None:
-        raise OSError(38, f"setgroups(2) has no known number on {os.uname().machine}")
-    array = (ctypes.c_uint32 * len(groups))(*groups)
-    _check(_libc.syscall(_SYS_SETGROUPS, len(groups), array))
