@@ -65,7 +65,7 @@ class Backing:
         """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (measured)."""
         removed, self._removed = self._removed, []
         for fd in removed:
-            (close_apart if os.fstat(fd).st_blocks > _MANY_BLOCKS else os.close)(fd)
+            (close_apart if _takes_long(fd) else os.close)(fd)
 
     def fd(self, inode: Inode) -> int:
         """An ``O_PATH`` descriptor of *inode*, good until the next call that may open another."""
@@ -104,15 +104,16 @@ class Backing:
             raise
         return self.enter(parent, name, found), found
 
-    def hold(self, parent: Inode, name: bytes) -> tuple[Entry, int]:
-        """Find *name* in *parent* and return it with an ``O_PATH`` descriptor for the caller to close or ``pin``."""
+    def hold(self, parent: Inode, name: bytes) -> tuple[Entry, int, os.stat_result]:
+        """Find *name* in *parent*: an ``O_PATH`` descriptor too, for the caller to close or ``pin``, and attributes."""
         try:
             fd = os.open(name, O_PATH, dir_fd=self.fd(parent))
         except FileNotFoundError:
             self.inodes.vanish(parent, name)
             raise
         try:
-            return self.enter(parent, name, os.fstat(fd)), fd
+            found = os.fstat(fd)
+            return self.enter(parent, name, found), fd, found
         except BaseException:
             os.close(fd)
             raise
@@ -227,6 +228,13 @@ class Backing:
         if found.st_ino != inode.ino or found.st_dev != inode.device:
             raise OSError(errno.ESTALE, "replaced behind the mount", str(inode.number))
         return found
+
+
+def _takes_long(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_blocks > _MANY_BLOCKS
+    except OSError:
+        return True  # its file system is gone, or its server: to close it may take as long as it likes
 
 
 def magic(fd: int) -> bytes:

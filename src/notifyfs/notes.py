@@ -49,6 +49,13 @@ class Notes:
         if _KNOWS_EXPIRE:
             self._put(lambda: self._write(_NOTIFY_INVAL_ENTRY, _entry(parent, name)))
 
+    def forget_attributes(self, number: int) -> None:
+        """Let the kernel ask for the attributes and the access list of this node before it uses them again.
+
+        At once, and from any handler: no lock is taken for this (kernel: ``fuse_reverse_inval_inode``).
+        """
+        self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, -1, 0))
+
     def drop_pages(self, number: int) -> None:
         """Let the next read of the file with this node number ask for its content again."""
         self._put(lambda: self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, 0, 0)))

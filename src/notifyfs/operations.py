@@ -7,28 +7,33 @@ Each handler does the operation, then tells it, then answers. Those marked
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
+import mmap
 import os
 import stat
+import time
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 import attrs
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo
 
-from notifyfs import syscalls
+from notifyfs import identity, syscalls
 from notifyfs.answers import at_once, may_wait, on_source
 from notifyfs.backing import magic
 from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
 from notifyfs.descriptors import close_apart
-from notifyfs.origins import Caller, keeps_setuid
+from notifyfs.judgement import ACL, Judgement, access_list
+from notifyfs.origins import Caller, appends, credentials
 from notifyfs.reporting import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
@@ -39,15 +44,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 SOCKET_ATTRIBUTE: Final = b"notifyfs.socket"
 
-# The kernel has done these for us (path walk, append position, exclusive create) or they would
-# ask more of the buffers than Python's have (O_DIRECT's alignment). 0x20 is FMODE_EXEC: exec's open.
-_DROPPED_FLAGS: Final = (
-    os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_APPEND | os.O_DIRECT | 0x20
-)
+_FMODE_EXEC: Final = 0x20  # exec's open
+# The kernel has done these for us (path walk, exclusive create) or they would ask more of the
+# buffers than Python's have (O_DIRECT's alignment).
+_DROPPED_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_DIRECT | _FMODE_EXEC
+
+_PRIVILEGED: Final = stat.S_ISUID | stat.S_ISGID
+_JUDGED: Final = identity.CAP_CHOWN | identity.CAP_DAC_OVERRIDE
+"""What a caller needs to truncate and to chown where the kernel has judged already."""
+_NOBODY: Final = nullcontext()
+_MOMENT: Final = 1_000_000_000  # ns: a time no older than that when it arrives may have been UTIME_NOW
 
 MOST_TASKS: Final = 4096
 """Requests being waited for at once: 99, pyfuse3's default, stuck handlers would hang the mount."""
@@ -67,6 +78,14 @@ class Handle:
     """The name it was opened through; the events of the handle are told to its directory."""
     caller: Caller
     writable: bool = False
+    appends: bool = False
+    """It was opened for writing with O_APPEND."""
+    direct: bool = False
+    """The kernel's page cache is bypassed: it cannot be mapped, and the kernel does not clear setuid."""
+    may_be_mapped: bool = False
+    """What is written may be the pages of a shared map."""
+    stripped: bool = False
+    """The last write cleared setuid or setgid, and nobody was told."""
     names: list[bytes] = attrs.field(factory=list)
     """Of a directory: the listing that offsets refer to, taken at offset 0."""
 
@@ -108,7 +127,9 @@ class Operations(pyfuse3.Operations):
         self._access = access
         if access != "off":
             watches.listening = self._drop_pages
-        self._own = (os.geteuid(), os.getegid())
+        self._own = os.geteuid()
+        self._charged = identity.uncharged if self._own else identity.charged
+        self.judgement = Judgement(self._forget_attributes, acl=acl, doubts=not self._own)
         # Each of the requests that pyfuse3 lets wait may need one: those stuck on one file must not stop the others.
         self._threads = trio.CapacityLimiter(MOST_TASKS)
         self._buffer = memoryview(bytearray(_READ))
@@ -118,8 +139,10 @@ class Operations(pyfuse3.Operations):
 
     @on_source
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self.inodes[parent_inode]
         try:
-            entry, found = self.backing.look(self.inodes[parent_inode], name)
+            with self._as_caller(ctx) if self._in_doubt(parent, self.backing.fd(parent)) else _NOBODY:
+                entry, found = self.backing.look(parent, name)
         except FileNotFoundError:
             if self._absent is None:
                 raise
@@ -140,22 +163,25 @@ class Operations(pyfuse3.Operations):
     @on_source
     def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        with self._making(ctx):
-            os.mkdir(name, mode & 0o7777, dir_fd=self.backing.fd(parent))
+        fd = self.backing.fd(parent)
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+            os.mkdir(name, mode & 0o7777, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
     @on_source
     def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        with self._making(ctx):
-            os.mknod(name, mode, rdev, dir_fd=self.backing.fd(parent))
+        fd = self.backing.fd(parent)
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+            os.mknod(name, mode, rdev, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
     @on_source
     def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        with self._making(ctx):
-            os.symlink(target, name, dir_fd=self.backing.fd(parent))
+        fd = self.backing.fd(parent)
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+            os.symlink(target, name, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
     @on_source
@@ -163,7 +189,9 @@ class Operations(pyfuse3.Operations):
         parent, node = self.inodes[new_parent_inode], self.inodes[inode]
         self.report.moved_on(ctx.pid)
         with self.backing.borrowed(node) as fd:
-            os.link(magic(fd), new_name, dst_dir_fd=self.backing.fd(parent), follow_symlinks=True)
+            into = self.backing.fd(parent)
+            doubt = self._in_doubt(node, fd) | self._in_doubt(parent, into)
+            self._do(doubt, ctx, os.link, magic(fd), new_name, dst_dir_fd=into, follow_symlinks=True)
         if node.names is None:
             self.report.linked(node)
         return self._made("link", parent, new_name, ctx)
@@ -188,12 +216,14 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
         self.report.moved_on(ctx.pid)
-        subject = self._check_known(source, name_old)
+        doubt = self._in_doubt(source, self.backing.fd(source)) | self._in_doubt(target, self.backing.fd(target))
+        subject, unsure = self._check_known(source, name_old)
+        doubt |= unsure
         self.inodes.check_move(subject, target)
         if flags & syscalls.RENAME_EXCHANGE:
-            other = self._check_known(target, name_new)
+            other, unsure = self._check_known(target, name_new)
             self.inodes.check_move(other, source)
-            self._rename(source, name_old, target, name_new, flags, ctx)
+            self._rename(source, name_old, target, name_new, flags, ctx, in_doubt=doubt | unsure)
             self.inodes.exchange(subject, other)
             self.report.moved(subject)
             self.report.moved(other)
@@ -204,9 +234,10 @@ class Operations(pyfuse3.Operations):
         victim, fd = None, -1
         if not flags & syscalls.RENAME_NOREPLACE:
             with suppress(FileNotFoundError):
-                victim, fd = self._hold_known(target, name_new)
+                victim, fd, unsure = self._hold_known(target, name_new)
+                doubt |= unsure
         try:
-            self._rename(source, name_old, target, name_new, flags, ctx)
+            self._rename(source, name_old, target, name_new, flags, ctx, in_doubt=doubt)
             dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)
         except BaseException:
             if victim is not None:
@@ -227,7 +258,9 @@ class Operations(pyfuse3.Operations):
 
     @on_source
     def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
-        return os.readlink(b"", dir_fd=self.backing.fd(self.inodes[inode]))
+        node = self.inodes[inode]
+        fd = self.backing.fd(node)
+        return self._do(self._in_doubt(node, fd), ctx, os.readlink, b"", dir_fd=fd)
 
     # Attributes
 
@@ -244,61 +277,69 @@ class Operations(pyfuse3.Operations):
         handle = None if fh is None else self.handles.get(fh)
         # One descriptor serves all: an O_PATH one cannot be truncated itself, its magic link can.
         fd = self.backing.fd(node) if handle is None else handle.fd
-        path = magic(fd)
+        before = os.fstat(fd)
         owner = fields.update_uid or fields.update_gid
-        if fields.update_size:
-            if handle is None:
-                os.truncate(path, attr.st_size)
-            else:
-                os.ftruncate(fd, attr.st_size)
-        if owner:
-            os.chown(path, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
-        if fields.update_mode:  # after chown, which clears setuid and setgid
-            os.chmod(path, stat.S_IMODE(attr.st_mode))
-        if fields.update_atime or fields.update_mtime:
-            syscalls.utimensat(
-                path,
-                attr.st_atime_ns if fields.update_atime else None,
-                attr.st_mtime_ns if fields.update_mtime else None,
-            )
+        takes = fields.update_size or owner  # space, or privileges away
+        if handle is None and self._in_doubt(node, fd, before):
+            with self._as_caller(ctx):
+                _set(fd, attr, fields, opened=False)
+        elif takes and before.st_mode & _PRIVILEGED and not self._own:
+            with self._as_caller(ctx, _JUDGED):
+                _set(fd, attr, fields, opened=handle is not None)
+        else:
+            self._charged(ctx.uid if takes else 0, _set, fd, attr, fields, opened=handle is not None)
+        found = os.fstat(fd)
+        self.judgement.changed(node, found)
         operation = setattr_operation(
             size=fields.update_size,
             atime=fields.update_atime,
             mtime=fields.update_mtime,
-            mode_or_owner=fields.update_mode or owner,
+            mode_or_owner=fields.update_mode or owner or found.st_mode != before.st_mode,
         )
-        found = os.fstat(fd)
         if operation is not None:
             self.report.tell_change(operation, node, ctx, handle.entry if handle else None)
         return self._attributes(node, found)
 
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         # Found also while the source hangs.
-        return self._socket if name == SOCKET_ATTRIBUTE else await self._getxattr(inode, name)
+        return self._socket if name == SOCKET_ATTRIBUTE else await self._getxattr(inode, name, ctx)
 
     @on_source
-    def _getxattr(self, inode: InodeT, name: bytes) -> bytes:
-        return os.getxattr(magic(self.backing.fd(self.inodes[inode])), name)
+    def _getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        node = self.inodes[inode]
+        fd = self.backing.fd(node)
+        if name == ACL:
+            node.acl = access_list(fd)
+        # Others take no permission to read. The kernel asks for one before each write.
+        with self._as_caller(ctx) if name.startswith(b"user.") and self._in_doubt(node, fd) else _NOBODY:
+            return os.getxattr(magic(fd), name)
 
     @on_source
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
         names = [os.fsencode(name) for name in os.listxattr(magic(self.backing.fd(self.inodes[inode])))]
+        visible = [name for name in names if not name.startswith(b"trusted.")]
         # The kernel lists trusted.* to CAP_SYS_ADMIN only (xattr(7)); here the daemon asks.
-        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
+        if len(visible) < len(names) and credentials(ctx.pid).capabilities & identity.CAP_SYS_ADMIN:
+            return names
+        return visible
 
     @on_source
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
-        os.setxattr(magic(fd), name, value)
-        if name == b"system.posix_acl_access":
+        self._do(self._in_doubt(node, fd), ctx, os.setxattr, magic(fd), name, value)
+        if name == ACL:
             self._strip_setgid(fd, ctx)
+            self.judgement.changed(node, os.fstat(fd))
         self.report.tell_change("attributes", node, ctx)
 
     @on_source
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
-        os.removexattr(magic(self.backing.fd(node)), name)
+        fd = self.backing.fd(node)
+        self._do(self._in_doubt(node, fd), ctx, os.removexattr, magic(fd), name)
+        if name == ACL:
+            self.judgement.changed(node, os.fstat(fd))
         self.report.tell_change("attributes", node, ctx)
 
     @on_source
@@ -322,13 +363,14 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self.inodes[parent_inode]
         kept = flags & ~_DROPPED_FLAGS
+        into = self.backing.fd(parent)
         try:
-            with self._making(ctx):
+            with self._making(ctx, in_doubt=self._in_doubt(parent, into)):
                 fd = os.open(
                     name,
                     kept | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
                     mode & 0o7777,
-                    dir_fd=self.backing.fd(parent),
+                    dir_fd=into,
                 )
         except FileExistsError:
             if flags & os.O_EXCL:
@@ -363,17 +405,31 @@ class Operations(pyfuse3.Operations):
     @may_wait
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self.handles[fh]
-        if self.source_answers is None:
-            written = _write(handle.fd, buf, off)
-        else:
-            written = await self._in_thread(_write, handle.fd, buf, off)
-        self.report.tell_by("write", handle.entry, handle.caller, changed=(handle.entry.inode.number,))
+        number = handle.entry.inode.number
+        put = self._write_direct if handle.direct else self._write
+        written, error = (
+            put(handle, buf, off) if self.source_answers is None else await self._in_thread(put, handle, buf, off)
+        )
+        if handle.stripped:
+            handle.stripped = False
+            self._forget_attributes(number)
+            self.report.tell_by("attributes", handle.entry, handle.caller, changed=(number,))
+        if written:
+            self.report.tell_by("write", handle.entry, handle.caller, changed=(number,))
+        # The kernel takes a short count for all when it writes back a map's pages, and would say nothing of the rest.
+        if error is not None and (not written or (handle.may_be_mapped and off % mmap.PAGESIZE == 0)):
+            raise error
         return written
 
-    @at_once
-    def flush(self, fh: FileHandleT) -> None:
-        # close(2) of one of possibly many descriptors: nothing to do. After ENOSYS the kernel never asks again.
-        raise OSError(errno.ENOSYS, "nothing to flush")
+    @may_wait
+    async def flush(self, fh: FileHandleT) -> None:
+        # close(2) of one of possibly many descriptors. A local disk has nothing to say, and after ENOSYS the
+        # kernel never asks again; a server may have refused what was written, and says so when a file is closed.
+        if self.source_answers is None:
+            raise OSError(errno.ENOSYS, "nothing to flush")
+        handle = self.handles[fh]
+        if handle.writable:
+            await self._in_thread(lambda: os.close(os.dup(handle.fd)))
 
     @at_once
     def release(self, fh: FileHandleT) -> None:
@@ -389,7 +445,13 @@ class Operations(pyfuse3.Operations):
     @on_source
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         node = self.inodes[inode]
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | self._reading, dir_fd=self.backing.fd(node))
+        fd = self.backing.fd(node)
+        how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if self._in_doubt(node, fd):
+            with self._as_caller(ctx):
+                fd = os.open(magic(fd), how)
+        else:
+            fd = os.open(b".", how | self._reading, dir_fd=fd)
         self._add_handle(fd, node.entry, ctx)
         self.report.tell("open", node.entry, ctx)
         return pyfuse3.FileHandleT(fd)
@@ -428,6 +490,44 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         await self._in_thread(os.fsync, self.handles[fh].fd)
 
+    # Whom the kernel has let pass
+
+    def _in_doubt(self, inode: Inode, fd: int, found: os.stat_result | None = None) -> bool:
+        """Whether the source must judge the caller, since the kernel may have done so by what is past.
+
+        *fd* refers to *inode*, which was *found* like this; -1: only its owner matters. ESTALE where the daemon
+        cannot have it judged: the kernel then asks, and judges, again (``retry_estale``).
+        """
+        if self.judgement.holds(inode, os.fstat(fd) if found is None else found, fd):
+            return False
+        if self._own:
+            raise OSError(errno.ESTALE, "changed behind the mount", str(inode.number))
+        return True
+
+    def _do(self, doubt: bool, ctx: RequestContext, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``_do``, but *in doubt* as the caller, whom the source judges."""
+        if not doubt:
+            return self._charged(ctx.uid, call, *args, **kwargs)
+        with self._as_caller(ctx):
+            return call(*args, **kwargs)
+
+    def _check_may_open(self, fd: int, flags: int, ctx: RequestContext) -> None:
+        """Raise what open(2) with these flags says to the caller of the file that *fd* refers to."""
+        with self._as_caller(ctx):
+            if flags & _FMODE_EXEC and not syscalls.may_search(fd):
+                raise OSError(errno.EACCES, "no execute permission")
+            if not flags & _FMODE_EXEC:
+                os.close(os.open(magic(fd), flags & ~_DROPPED_FLAGS | os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def _as_caller(self, ctx: RequestContext, more: int = 0) -> AbstractContextManager[None]:
+        """In here the source judges the caller, who has *more* capabilities."""
+        who = credentials(ctx.pid)
+        return identity.acting_as(ctx.uid, ctx.gid, who.groups, who.capabilities | more)
+
+    def _forget_attributes(self, number: int) -> None:
+        if self.settling.notes is not None:
+            self.settling.notes.forget_attributes(number)
+
     # Doing
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
@@ -450,17 +550,23 @@ class Operations(pyfuse3.Operations):
                 self.settling.mark()  # the watch is answered when that is done
 
     @contextmanager
-    def _making(self, ctx: RequestContext) -> Iterator[None]:
-        """What is created in here belongs to the caller, and has the caller's umask."""
+    def _making(self, ctx: RequestContext, *, in_doubt: bool) -> Iterator[None]:
+        """What is created in here belongs to the caller, and has the caller's umask. *in_doubt*: see ``_in_doubt``."""
         # Mounted with MS_POSIXACL the kernel leaves the umask to us, because a default ACL
         # replaces it; else it has applied it, and applying it again changes nothing.
         os.umask(ctx.umask)
         try:
-            if self._own == (ctx.uid, ctx.gid) or self._own[0]:
+            if self._own:
                 yield
-            else:
-                with syscalls.creating_as(ctx.uid, ctx.gid):
+            elif in_doubt:
+                with self._as_caller(ctx):
                     yield
+            elif ctx.uid or ctx.gid:
+                with identity.creating_as(ctx.uid, ctx.gid):
+                    yield
+            else:
+                identity.as_root()
+                yield
         finally:
             os.umask(0)
 
@@ -477,10 +583,11 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = self.inodes[parent_inode]
         self.report.moved_on(ctx.pid)
-        entry, fd = self._hold_known(parent, name)
+        doubt = self._in_doubt(parent, self.backing.fd(parent))
+        entry, fd, unsure = self._hold_known(parent, name)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
-            call(name, dir_fd=self.backing.fd(parent))
+            self._do(doubt | unsure, ctx, call, name, dir_fd=self.backing.fd(parent))
             dies = self.inodes.remove(entry, os.fstat(fd).st_nlink)
         except BaseException:
             os.close(fd)
@@ -497,38 +604,52 @@ class Operations(pyfuse3.Operations):
         else:
             self.backing.pin(inode, fd)
 
-    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int]:
-        """``Backing.hold`` for the file that the kernel knows by this name; ESTALE if it is another now.
+    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int, bool]:
+        """``Backing.hold`` for the file that the kernel knows by this name, and whether that is in doubt.
 
-        The kernel has judged the one that it knows (sticky directories): after ESTALE it looks again.
+        ESTALE if it is another now. The kernel has judged the one that it knows (sticky directories): it looks again.
         """
         known = self.inodes.peek(parent, name)
-        entry, fd = self.backing.hold(parent, name)
+        entry, fd, found = self.backing.hold(parent, name)
         try:
             self._check_same(known, entry)
+            return entry, fd, self._in_doubt(entry.inode, fd, found)
         except OSError:
             os.close(fd)
             raise
-        return entry, fd
 
-    def _check_known(self, parent: Inode, name: bytes) -> Entry:
+    def _check_known(self, parent: Inode, name: bytes) -> tuple[Entry, bool]:
         known = self.inodes.peek(parent, name)
-        entry, _ = self.backing.look(parent, name)
+        entry, found = self.backing.look(parent, name)
         self._check_same(known, entry)
-        return entry
+        # To move a directory takes permission to write it: its ".." changes.
+        return entry, self._in_doubt(entry.inode, self.backing.fd(entry.inode) if entry.inode.is_dir else -1, found)
 
     def _check_same(self, known: Entry | None, entry: Entry) -> None:
         if known is not None and entry is not known:
             self.inodes.reap(entry.inode)
             raise OSError(errno.ESTALE, "replaced behind the mount", entry.name)
 
-    def _rename(self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int, ctx: RequestContext) -> None:
+    def _rename(
+        self,
+        source: Inode,
+        old: bytes,
+        target: Inode,
+        new: bytes,
+        flags: int,
+        ctx: RequestContext,
+        *,
+        in_doubt: bool,
+    ) -> None:
         with self.backing.borrowed(source) as fd:
+            into = self.backing.fd(target)
             if not flags:
-                os.rename(old, new, src_dir_fd=fd, dst_dir_fd=self.backing.fd(target))
-                return
-            with self._making(ctx) if flags & syscalls.RENAME_WHITEOUT else nullcontext():
-                syscalls.renameat2(fd, old, self.backing.fd(target), new, flags)
+                self._do(in_doubt, ctx, os.rename, old, new, src_dir_fd=fd, dst_dir_fd=into)
+            elif flags & syscalls.RENAME_WHITEOUT:
+                with self._making(ctx, in_doubt=in_doubt):
+                    syscalls.renameat2(fd, old, into, new, flags)
+            else:
+                self._do(in_doubt, ctx, syscalls.renameat2, fd, old, into, new, flags)
 
     def _open(self, entry: Entry, flags: int, ctx: RequestContext) -> FileInfo:
         kept = flags & ~_DROPPED_FLAGS
@@ -537,9 +658,15 @@ class Operations(pyfuse3.Operations):
         operation = "open"
         fd = self.backing.open(entry.inode, kept | self._reading)
         try:
-            if flags & os.O_TRUNC:
-                operation = "open, truncate and strip" if self._truncate(fd, ctx) else "open and truncate"
             found = os.fstat(fd)
+            if self._in_doubt(entry.inode, fd, found):
+                self._check_may_open(fd, flags, ctx)
+            if flags & os.O_TRUNC:
+                before, found = found, self._truncate(fd, found, ctx)
+                operation = "open and truncate"
+                if found.st_mode != before.st_mode:
+                    operation = "open, truncate and strip"
+                    self._forget_attributes(entry.inode.number)
         except BaseException:
             os.close(fd)
             raise
@@ -547,34 +674,36 @@ class Operations(pyfuse3.Operations):
         self.report.tell(operation, entry, ctx)
         return info
 
-    def _truncate(self, fd: int, ctx: RequestContext) -> bool:
-        """Truncate for an open with O_TRUNC; whether that cleared setuid or setgid."""
+    def _truncate(self, fd: int, found: os.stat_result, ctx: RequestContext) -> os.stat_result:
+        """Truncate for an open with O_TRUNC; the attributes then, in which setuid or setgid may be gone."""
         # Not with O_TRUNC in open(2): the name might lead to another file by now, and that would
         # be empty before it could be checked. By the magic link, because O_RDONLY|O_TRUNC is legal.
-        mode = os.fstat(fd).st_mode
-        if self._own[0] or not mode & (stat.S_ISUID | stat.S_ISGID) or keeps_setuid(ctx.pid):
+        with self._as_caller(ctx, _JUDGED) if found.st_mode & _PRIVILEGED and not self._own else _NOBODY:
             _empty(fd)
-        else:
-            with syscalls.without_fsetid():
-                _empty(fd)
-        return os.fstat(fd).st_mode != mode
+        return os.fstat(fd)
 
     def _handle(self, fd: int, entry: Entry, flags: int, ctx: RequestContext, found: os.stat_result) -> FileInfo:
-        self._add_handle(fd, entry, ctx, writable=flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR))
         inode = entry.inode
         content = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         watched = self._access != "off" and self.watches.wanted(inode, ACCESS)
         keep = self._timeout > 0 and inode.pages == content and not watched
         inode.pages = content
-        return FileInfo(fh=pyfuse3.FileHandleT(fd), keep_cache=keep, direct_io=watched and self._access == "exact")
+        handle = self._add_handle(fd, entry, ctx)
+        handle.writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+        handle.appends = handle.writable and bool(flags & os.O_APPEND)
+        # Where it is appended the source must decide, but not for what is stored through a map.
+        handle.direct = handle.appends or (watched and self._access == "exact")
+        handle.may_be_mapped = flags & os.O_ACCMODE == os.O_RDWR and not handle.direct
+        return FileInfo(fh=pyfuse3.FileHandleT(fd), keep_cache=keep, direct_io=handle.direct)
 
-    def _add_handle(self, fd: int, entry: Entry, ctx: RequestContext, *, writable: bool = False) -> None:
+    def _add_handle(self, fd: int, entry: Entry, ctx: RequestContext) -> Handle:
         caller = Caller(ctx.pid, ctx.uid, ctx.gid)
         if self.watches.origins:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
         self.inodes.use(entry)
         self.backing.lend(entry.inode, fd)
-        self.handles[fd] = Handle(fd, entry, caller, writable)
+        handle = self.handles[fd] = Handle(fd, entry, caller)
+        return handle
 
     def _close(self, fh: FileHandleT) -> None:
         handle = self.handles.pop(fh)
@@ -587,6 +716,29 @@ class Operations(pyfuse3.Operations):
             os.close(handle.fd)
         else:  # may flush, and wait for it
             close_apart(handle.fd)
+
+    def _write(self, handle: Handle, data: bytes, offset: int) -> tuple[int, OSError | None]:
+        return self._charged(handle.caller.uid, _write, handle.fd, data, offset)
+
+    def _write_direct(self, handle: Handle, data: bytes, offset: int) -> tuple[int, OSError | None]:
+        """Write past the page cache: where an appended file ends, and what is cleared, the kernel does not see to."""
+        fd, caller = handle.fd, handle.caller
+        found = os.fstat(fd)
+        moved = handle.appends and offset != found.st_size and not appends(caller.thread, handle.entry.inode.number)
+        if moved:  # O_APPEND was taken back by fcntl(2), which nobody tells
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
+        try:
+            if self._own or not found.st_mode & _PRIVILEGED:
+                return self._write(handle, data, offset)
+            who = credentials(caller.thread)  # its number may be another's by now, who would have more rights
+            with identity.acting_as(caller.uid, caller.gid, who.groups, 0 if caller.uid else who.capabilities):
+                result = _write(fd, data, offset)
+            handle.stripped = os.fstat(fd).st_mode != found.st_mode
+            return result
+        finally:
+            if moved:
+                fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def _read_cached(self, fd: int, size: int, offset: int) -> memoryview | None:
         """Read what needs no disk; None when it does (RWF_NOWAIT, preadv2(2)) or cannot be told.
@@ -637,6 +789,7 @@ class Operations(pyfuse3.Operations):
         return self._attributes(inode, found)
 
     def _attributes(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
+        self.judgement.tell(inode, found)
         answer = EntryAttributes()
         answer.st_ino = pyfuse3.InodeT(inode.number)
         answer.generation = inode.generation
@@ -671,11 +824,37 @@ def _empty(fd: int) -> None:
     os.close(os.open(magic(fd), os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
-def _write(fd: int, data: bytes, offset: int) -> int:
-    written = os.pwrite(fd, data, offset)
-    while written < len(data):
+def _set(fd: int, attr: EntryAttributes, fields: SetattrFields, *, opened: bool) -> None:
+    """Change what *fields* names. *opened*: *fd* is more than an ``O_PATH`` one."""
+    path = magic(fd)
+    owner = fields.update_uid or fields.update_gid
+    if fields.update_size and opened:
+        os.ftruncate(fd, attr.st_size)
+    elif fields.update_size:
+        os.truncate(path, attr.st_size)
+    if owner:
+        os.chown(path, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
+    # With a size or owner the mode is what the kernel makes of setuid and setgid; the source has done that by now.
+    if fields.update_mode and not (fields.update_size or owner):
+        os.chmod(path, stat.S_IMODE(attr.st_mode))
+    if fields.update_atime or fields.update_mtime:
+        atime = attr.st_atime_ns if fields.update_atime else None
+        mtime = attr.st_mtime_ns if fields.update_mtime else None
         try:
-            written += os.pwrite(fd, data[written:], offset + written)
-        except OSError:
-            break  # what was written counts; the caller's next write will hear of it
-    return written
+            syscalls.utimensat(path, atime, mtime)
+        except PermissionError:
+            # UTIME_NOW, which is allowed where another time is not (chattr +a), comes as a time that has just been.
+            if any(ns is not None and not 0 <= time.time_ns() - ns < _MOMENT for ns in (atime, mtime)):
+                raise
+            syscalls.utimensat(path, atime, mtime, now=True)
+
+
+def _write(fd: int, data: bytes, offset: int) -> tuple[int, OSError | None]:
+    """Write all if that can be: how much was, and why not more."""
+    written = 0
+    try:
+        while written < len(data):
+            written += os.pwrite(fd, data[written:] if written else data, offset + written)
+    except OSError as error:
+        return written, error
+    return written, None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from contextlib import suppress
+from typing import NamedTuple
 
 from notifyfs.core.wire import Origin
-
-_CAP_FSETID: Final = 1 << 4
 
 
 class Caller:
@@ -70,10 +69,46 @@ def descriptor_path(thread: int) -> bytes:
         return b""  # gone, another user's, or no descriptor (a path, AT_FDCWD)
 
 
-def keeps_setuid(thread: int) -> bool:
-    """Whether *thread* has CAP_FSETID: its writing leaves setuid and setgid as they are (capabilities(7))."""
+def appends(thread: int, number: int) -> bool:
+    """Whether *thread* appends to the file with inode *number*: not if none of its descriptors of that says so.
+
+    fcntl(2) can take O_APPEND back, which FUSE does not tell; proc(5) does (/proc/PID/fdinfo).
+    """
+    seen = False
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{thread}/fdinfo"):
+            with suppress(OSError, ValueError, KeyError), open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
+                about = dict(line.split(b":", 1) for line in file if line.startswith((b"flags:", b"ino:")))
+                flags = int(about[b"flags"], 8)
+                if int(about[b"ino"]) == number and flags & os.O_ACCMODE:
+                    if flags & os.O_APPEND:
+                        return True
+                    seen = True
+    return not seen
+
+
+class Credentials(NamedTuple):
+    """What a thread may do beyond its user and group."""
+
+    groups: tuple[int, ...] = ()
+    """Supplementary groups."""
+    capabilities: int = 0
+    """Effective ones (capabilities(7)), a mask. Those of another user namespace count for nothing here."""
+
+
+def credentials(thread: int) -> Credentials:
+    """Credentials of *thread*, while it is blocked in its system call; of one that is not visible: none."""
+    groups: tuple[int, ...] = ()
+    capabilities = 0
     try:
         with open(f"/proc/{thread}/status", "rb") as status:
-            return any(int(line[7:], 16) & _CAP_FSETID for line in status if line.startswith(b"CapEff:"))
+            for line in status:
+                if line.startswith(b"Groups:"):
+                    groups = tuple(map(int, line.split()[1:]))
+                elif line.startswith(b"CapEff:"):
+                    capabilities = int(line[7:], 16)
+        if os.readlink(f"/proc/{thread}/ns/user") != os.readlink("/proc/self/ns/user"):
+            capabilities = 0
     except (OSError, ValueError):
-        return False  # gone or not visible: as for most
+        return Credentials(groups)
+    return Credentials(groups, capabilities)

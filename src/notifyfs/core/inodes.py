@@ -45,8 +45,10 @@ class Inode:
     """One file, directory, link or node of the source that the kernel or a watch remembers."""
 
     __slots__ = (
+        "acl",
         "children",
         "device",
+        "doubted",
         "entry",
         "generation",
         "gone",
@@ -56,6 +58,7 @@ class Inode:
         "names",
         "number",
         "pages",
+        "told",
         "watches",
     )
 
@@ -78,6 +81,12 @@ class Inode:
         self.children: dict[bytes, Entry] | None = None
         self.pages: tuple[int, int, int] | None = None
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
+        self.told: tuple[int, int, int, int] | None = None
+        """ctime, mode, user and group as the kernel was told last: what it judges permissions by."""
+        self.doubted = 0.0
+        """Since when the kernel may judge by other attributes; 0: it does not; inf: and it was not made to ask."""
+        self.acl: bytes | None = None
+        """The access list that the kernel was told last."""
         self.watches: dict[Instance, Watch] | None = None
 
     @property

@@ -1,0 +1,92 @@
+"""The kernel judges who may do what by attributes that it was told; whether that can be relied on.
+
+Behind the mount a file's owner, mode or access list can have changed, or its name and number can be
+another file's by now. What was judged by that, the source has to judge once more, as the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from notifyfs.backing import magic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from notifyfs.core.inodes import Inode
+
+ACL: Final = b"system.posix_acl_access"
+
+_UNDER_WAY: Final = 0.1
+"""Seconds after which no request is under way any more that was judged before the kernel was made to forget."""
+
+
+class Judgement:
+    """What the kernel was told of each inode last.
+
+    *forget* makes the kernel ask for an inode's attributes (a node number) before it judges by them again.
+    *acl*: whether it judges by access lists, too. *doubts*: whether somebody else can judge as long as it may go by
+    what is past; else the caller has to try again, and must find that done.
+    """
+
+    def __init__(self, forget: Callable[[int], None], *, acl: bool, doubts: bool) -> None:
+        self._forget = forget
+        self._acl = acl
+        self._doubts = doubts
+
+    def tell(self, inode: Inode, found: os.stat_result) -> None:
+        """*found* is about to be told.
+
+        The kernel may not take it: an answer that crosses a change (its ``attr_version``) or that does not
+        fit into a listing is dropped, and the old attributes stay in force. To make it forget them now
+        would drop this answer, too (measured on Linux 6.18).
+        """
+        told, now = inode.told, _judged_by(found)
+        if self._doubts and told is not None and told[1:] != now[1:]:
+            inode.doubted = math.inf
+        inode.told = now
+
+    def changed(self, inode: Inode, found: os.stat_result) -> None:
+        """The kernel itself had this done, and will know it like this."""
+        inode.told = _judged_by(found)
+
+    def holds(self, inode: Inode, found: os.stat_result, fd: int = -1) -> bool:
+        """Whether the kernel's judgement of *inode*, *found* like this just now, is what it would be today.
+
+        *fd* refers to it, where more than its owner and mode matters. If not, the kernel is made to ask.
+        """
+        told, now = inode.told, _judged_by(found)
+        if told is None:
+            return True
+        if inode.doubted:
+            if inode.doubted < math.inf and (inode.in_use or monotonic() - inode.doubted < _UNDER_WAY):
+                return False  # each write makes the kernel drop answers: of an open file it may never hear
+            if inode.doubted < math.inf:
+                inode.doubted = 0.0
+        if not inode.doubted:
+            if told == now:
+                return True
+            if told[1:] == now[1:] and (fd < 0 or not self._acl or inode.acl == access_list(fd)):
+                inode.told = now
+                return True
+        inode.doubted = monotonic() if self._doubts else 0.0
+        self._forget(inode.number)
+        return False
+
+
+def access_list(fd: int) -> bytes | None:
+    """The access list of the file that *fd* (``O_PATH`` is enough) refers to; None where it has none."""
+    try:
+        return os.getxattr(magic(fd), ACL)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return None
+
+
+def _judged_by(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_ctime_ns, found.st_mode, found.st_uid, found.st_gid

@@ -1,0 +1,137 @@
+"""setuid and setgid when a file is truncated or given away, and what capabilities let a process see and make.
+
+The rules are Linux's (``setattr_should_drop_suidgid``): setuid goes; setgid goes with group execute, and without
+it unless the caller is a member of the group; nothing goes for CAP_FSETID, which a user namespace does not give.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kernel
+from posix_support import GROUP, OTHER, SUPPLEMENTARY, USER, as_user, call, mode_of, opened, put
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from posix_support import Place
+
+pytest_plugins = ["posix_support"]
+
+CLONE_NEWUSER = 0x10000000
+CAP_SYS_ADMIN, CAP_MKNOD = 21, 27
+
+
+@pytest.fixture(autouse=True)
+def root_only() -> None:
+    if os.getuid():
+        pytest.skip("only root can become another user")
+
+
+def truncate_opened(name: str) -> None:
+    with opened(name, os.O_WRONLY) as fd:
+        os.ftruncate(fd, 1)
+
+
+def in_a_namespace(action: Callable[[str], object]) -> Callable[[str], None]:
+    """As root of a user namespace of one's own, with all its capabilities."""
+
+    def act(name: str) -> None:
+        call("unshare", CLONE_NEWUSER)
+        action(name)
+
+    return act
+
+
+SHORTEN: dict[str, Callable[[str], object]] = {
+    "O_TRUNC": lambda name: os.close(os.open(name, os.O_WRONLY | os.O_TRUNC)),
+    "truncate": lambda name: os.truncate(name, 1),
+    "truncate to the same size": lambda name: os.truncate(name, 7),
+    "ftruncate": truncate_opened,
+}
+WHO: dict[str, Callable[[Callable[[], None]], None]] = {
+    "the owner, a member": lambda act: as_user(act, USER, GROUP, ()),
+    "a member": lambda act: as_user(act, OTHER, OTHER, (SUPPLEMENTARY, GROUP)),
+    "a stranger": lambda act: as_user(act, OTHER, OTHER, (SUPPLEMENTARY,)),
+    "root": lambda act: act(),
+}
+
+
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("how", SHORTEN)
+@pytest.mark.parametrize("mode", [0o6777, 0o6767, 0o4777, 0o2777, 0o2767])
+def test_truncating_clears_what_linux_clears(place: Place, who: str, how: str, mode: int) -> None:
+    put("f")
+    os.chown("f", USER, GROUP)
+    os.chmod("f", mode)
+    assert mode_of("f") == mode
+    WHO[who](lambda: SHORTEN[how]("f") and None)
+    left = mode
+    if who != "root":
+        left &= ~stat.S_ISUID
+        if mode & stat.S_IXGRP or who == "a stranger":
+            left &= ~stat.S_ISGID
+    assert mode_of("f") == left
+    assert mode_of(place.source / "f") == left
+
+
+@pytest.mark.parametrize("how", SHORTEN)
+def test_the_capabilities_of_a_user_namespace_keep_nothing(place: Place, how: str) -> None:
+    put("f")
+    os.chown("f", USER, GROUP)
+    os.chmod("f", 0o6777)
+    as_user(lambda: in_a_namespace(SHORTEN[how])("f"))
+    assert mode_of("f") == mode_of(place.source / "f") == 0o777
+
+
+def test_a_mode_that_was_cleared_is_shown_to_those_who_know_the_old_one(place: Place) -> None:
+    put("f")
+    os.chown("f", USER, GROUP)
+    os.chmod("f", 0o6767)
+    with opened("f", os.O_PATH) as known:
+        assert mode_of(known) == 0o6767
+        WHO["a stranger"](lambda: SHORTEN["O_TRUNC"]("f") and None)
+        assert mode_of(known) == 0o767
+
+
+@pytest.mark.parametrize("mode", [0o6777, 0o6767, 0o2767])
+def test_giving_a_file_to_another_group_clears_what_linux_clears(place: Place, mode: int) -> None:
+    for owner_is_member in (True, False):
+        name = f"f{owner_is_member}"
+        put(name)
+        os.chown(name, USER, GROUP if owner_is_member else OTHER)
+        os.chmod(name, mode)
+        as_user(lambda name=name: os.chown(name, -1, SUPPLEMENTARY))  # type: ignore[misc]
+        keeps = owner_is_member and not mode & stat.S_IXGRP
+        assert mode_of(name) == (mode & ~stat.S_ISUID if keeps else mode & 0o777)
+        assert os.stat(name).st_gid == SUPPLEMENTARY
+
+
+def test_trusted_attributes_are_listed_to_whom_the_kernel_lists_them(place: Place) -> None:
+    put("f")
+    os.setxattr("f", "trusted.hidden", b"1")
+    os.setxattr("f", "user.shown", b"1")
+
+    def listed_without() -> list[str]:
+        kernel.keep_capabilities(0, *(number for number in range(41) if number != CAP_SYS_ADMIN))
+        return os.listxattr("f")
+
+    assert sorted(os.listxattr("f")) == ["trusted.hidden", "user.shown"]
+    assert as_user(listed_without, 0, 0, ()) == ["user.shown"]
+    assert as_user(lambda: os.listxattr("f")) == ["user.shown"]
+
+
+def test_a_user_with_the_capability_makes_devices(place: Place) -> None:
+    def make() -> None:
+        kernel.keep_capabilities(USER, CAP_MKNOD)
+        os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+    as_user(make, 0, 0, ())
+    found = os.stat("null")
+    assert (found.st_uid, found.st_rdev) == (USER, os.makedev(1, 3))
+    with pytest.raises(AssertionError, match="PermissionError"):
+        as_user(lambda: os.mknod("other", stat.S_IFCHR | 0o666, os.makedev(1, 3)))
