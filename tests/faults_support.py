@@ -48,13 +48,27 @@ def tmpfs(root: Path, options: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def ext4(root: Path, size: str = "16M") -> Iterator[Path]:
+def ext4(root: Path, size: str = "16M", *options: str) -> Iterator[Path]:
     """A disk: ext4 on a loop device, which goes with the mount."""
     root.mkdir()
     image = root.with_suffix(".image")
     run("truncate", "-s", size, image)
-    run("mkfs.ext4", "-q", "-F", image)
+    run("mkfs.ext4", "-q", "-F", *options, image)
     run("mount", "-o", "loop,errors=remount-ro", image, root)
+    try:
+        yield root
+    finally:
+        run("umount", "-l", root)
+
+
+@contextlib.contextmanager
+def btrfs(root: Path) -> Iterator[Path]:
+    """A disk with quotas to be had: btrfs on a loop device."""
+    root.mkdir()
+    image = root.with_suffix(".image")
+    run("truncate", "-s", "128M", image)
+    run("mkfs.btrfs", "-q", image)
+    run("mount", "-o", "loop", image, root)
     try:
         yield root
     finally:
@@ -320,6 +334,9 @@ class _Server(pyfuse3.Operations):  # type: ignore[misc]
 
     async def fsyncdir(self, number: int, datasync: bool) -> None:  # noqa: FBT001 - the same
         self._asked("fsyncdir")
+
+    async def flush(self, number: int) -> None:
+        self._asked("flush")
 
     async def release(self, number: int) -> None:
         pass

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import random
+import resource
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import wait_until
-from faults_support import device_of, ext4, faulty, outcome, root_only, run, tmpfs
+from faults_support import btrfs, device_of, ext4, faulty, limited, outcome, root_only, run, tmpfs
 from kernel import Event, Inotify, Map
 from notifyfs.core import flags
 from posix_support import collect, fails, get, opened, put, start_child
@@ -200,6 +202,93 @@ def test_a_map_that_finds_no_room_is_an_error_of_msync(small_disk: Path, mounted
         pages.poke()
         pages.sync()
     assert get(mount.source / "sparse")[:2] == b"!\0"
+
+
+PAGES = 256
+
+
+def store(file: Path, end: str) -> int:
+    """Store other bytes in all pages of *file* through a shared map; the errno with which *end* tells of a loss."""
+    with opened(file, os.O_RDWR) as fd, mmap.mmap(fd, PAGES * mmap.PAGESIZE) as pages:
+        pages[:] = CONTENT[: len(pages)]
+        try:
+            if end == "msync":
+                pages.flush()
+            elif end == "fsync":
+                os.fsync(fd)
+            else:
+                os.close(os.dup(fd))
+        except OSError as error:
+            return error.errno or 0
+    return 0
+
+
+@pytest.mark.parametrize("end", ["msync", "fsync", "close"])
+def test_a_map_that_finds_room_for_a_part_says_what_is_lost(
+    small_disk: Path, mounted: Callable[..., Mount], end: str
+) -> None:
+    mount = mounted(source=small_disk)
+    with opened(mount.source / "sparse", os.O_RDWR | os.O_CREAT) as fd:
+        os.ftruncate(fd, PAGES * mmap.PAGESIZE)
+    written, _ = fill(mount.source / "big")
+    os.truncate(mount.source / "big", written - (64 << 10))
+    assert store(mount.root / "sparse", end) == errno.ENOSPC
+    assert get(mount.source / "sparse") != CONTENT[: PAGES * mmap.PAGESIZE], "there was no room for all"
+
+
+# close(2) asks the kernel, which remembers by then only whether it was ENOSPC or another (filemap_check_errors).
+@pytest.mark.parametrize("end", ["msync", "fsync", "close"])
+def test_a_map_that_reaches_the_largest_size_says_what_is_lost(mounted: Callable[..., Mount], end: str) -> None:
+    mount = mounted()
+    with opened(mount.source / "sparse", os.O_RDWR | os.O_CREAT) as fd:
+        os.ftruncate(fd, PAGES * mmap.PAGESIZE)
+    with limited(mount.pid, resource.RLIMIT_FSIZE, 100_000):
+        assert store(mount.root / "sparse", end) == (errno.EIO if end == "close" else errno.EFBIG)
+
+
+@pytest.mark.parametrize("end", ["msync", "fsync", "close"])
+def test_a_map_over_quota_says_what_is_lost(
+    fuse: None, tmp_path: Path, mounted: Callable[..., Mount], end: str
+) -> None:
+    with btrfs(tmp_path / "disk") as disk:
+        run("btrfs", "quota", "enable", disk)
+        run("btrfs", "subvolume", "create", disk / "tree")
+        mount = mounted(source=disk / "tree")
+        with opened(mount.source / "sparse", os.O_RDWR | os.O_CREAT) as fd:
+            os.ftruncate(fd, PAGES * mmap.PAGESIZE)
+        os.sync()
+        run("btrfs", "qgroup", "limit", "200K", disk / "tree")
+        assert store(mount.root / "sparse", end) == (errno.EIO if end == "close" else errno.EDQUOT)
+        mount.finish()
+
+
+def test_writing_through_a_descriptor_that_cannot_be_mapped_counts_what_was_written(
+    fuse: None, tmp_path: Path, mounted: Callable[..., Mount]
+) -> None:
+    """Only where pages of a map may be meant is a part an error: write(2) says how much it wrote."""
+    with tmpfs(tmp_path / "disk", "size=512k") as disk:
+        mount = mounted(source=disk)
+        with opened(mount.root / "part", os.O_WRONLY | os.O_CREAT) as fd:
+            written = os.write(fd, CONTENT[: 1 << 20])
+            assert written == 512 << 10
+            with fails(errno.ENOSPC):
+                os.write(fd, CONTENT[: 1 << 20])
+        assert get(mount.source / "part") == CONTENT[:written]
+        mount.finish()
+
+
+def test_what_a_server_refuses_at_the_end_is_an_error_of_close(
+    faulty: FaultySource, mounted: Callable[..., Mount]
+) -> None:
+    """As NFS does over quota: writing succeeds, and closing says that it did not."""
+    mount = mounted(source=faulty.root)
+    put(mount.root / "file")
+    fd = os.open(mount.root / "file", os.O_WRONLY)
+    os.write(fd, b"lost")
+    with faulty.failing("flush", errno.EDQUOT), fails(errno.EDQUOT):
+        os.close(fd)
+    with opened(mount.root / "file") as fd:
+        assert os.read(fd, 4) == b"lost"
 
 
 def test_no_inodes_left_makes_no_half_made_file_and_no_event(

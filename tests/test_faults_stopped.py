@@ -208,3 +208,19 @@ def test_a_source_whose_server_is_killed_is_an_error_and_not_the_end(
         assert ask(lambda name=name: outcome(ASKING[name], there)).result(SOON) == "ENOTCONN"  # type: ignore[misc]
     ask(lambda: work(mount.root / "own")).result(SOON)
     mount.check()
+
+
+def test_a_removed_file_whose_source_is_gone_by_its_close_does_not_end_the_daemon(
+    faulty: FaultySource, mounted: Callable[..., Mount], ask: Ask
+) -> None:
+    furnish(faulty.root)
+    mount = mounted(source=faulty.root.parent)
+    (mount.source / "own").mkdir()
+    there = mount.root / faulty.root.name
+    with opened(there / "doomed"):
+        os.unlink(there / "doomed")
+        os.kill(faulty.pid, signal.SIGKILL)
+        wait_until(lambda: outcome(os.listdir, faulty.root) == "ENOTCONN")
+    for _ in range(3):  # the last hold on the file goes some time after its close
+        ask(lambda: work(mount.root / "own")).result(SOON)
+    mount.check()
