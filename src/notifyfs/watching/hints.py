@@ -20,16 +20,14 @@ def reason(path: bytes, error: OSError, *, recursive: bool = False) -> str:
 
 def _on_a_source(path: bytes) -> str | None:
     """Name the mount that shows *path*, if one does."""
-    from notifyfs.mounts import mountinfo, registry  # noqa: PLC0415 - needed in distress only
+    from notifyfs import mounts  # noqa: PLC0415 - needed in distress only
 
     place = os.path.realpath(os.fsdecode(path))
-    found: list[tuple[str, str]] = []
-    for line in mountinfo.read():
-        if line.fstype == mountinfo.NOTIFYFS:
-            entry = registry.lookup(line.mountpoint, line.user_id)
-            source = entry.source if entry else line.source
-            if os.path.isabs(source) and os.path.commonpath([source, place]) == source:
-                found.append((source, line.mountpoint))
+    found = [
+        (each.source, each.mountpoint)
+        for each in mounts.mounted()
+        if os.path.isabs(each.source) and os.path.commonpath([each.source, place]) == each.source
+    ]
     if not found:
         return None
     source, mountpoint = max(found, key=lambda pair: len(pair[0]))
