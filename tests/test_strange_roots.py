@@ -9,12 +9,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from conftest import SOURCES
 from faults_support import root_only
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [root_only, pytest.mark.usefixtures("fuse")]
 

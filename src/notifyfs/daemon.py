@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _MOST_KEPT: Final = 4096  # descriptors kept for reuse, where the limit allows
 _GRACE: Final = 2.0  # seconds that requests under way have after SIGTERM
+_DETACHING: Final = 10.0  # seconds that fusermount3 has then
 # What a daemon of root's keeps of its capabilities (capabilities(7)).
 _KEPT: Final = {
     0: "CHOWN: chown for those who may",
@@ -229,8 +230,8 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)
-                # In a thread: fusermount3 may take its time, and the kernel may have something to write to us first.
-                with trio.move_on_after(_GRACE):
+                # In a thread: fusermount3 may take its time.
+                with trio.move_on_after(_DETACHING):
                     await trio.to_thread.run_sync(_detach, self.mountpoint, self.device, abandon_on_cancel=True)
                 pyfuse3.terminate()
                 await trio.sleep(_GRACE)
