@@ -30,13 +30,15 @@ async def taken(path: str, made: os.stat_result) -> None:
         log.info("%s: looking every %d s who has this socket: inotify: %s", path, _LOOK_ALONE, error.strerror)
         fd = None
     try:
-        while not await trio.to_thread.run_sync(_is_another, path, made, abandon_on_cancel=True):
+        another = _is_another(path, made)  # before the kernel was told to look
+        while not another:
             if fd is None:
                 await trio.sleep(_LOOK_ALONE)
-                continue
-            with trio.move_on_after(_LOOK):
-                await trio.lowlevel.wait_readable(fd)
-                os.read(fd, 65536)
+            else:
+                with trio.move_on_after(_LOOK):
+                    await trio.lowlevel.wait_readable(fd)
+                    os.read(fd, 65536)
+            another = await trio.to_thread.run_sync(_is_another, path, made, abandon_on_cancel=True)
     finally:
         if fd is not None:
             os.close(fd)
