@@ -317,6 +317,24 @@ def test_a_broken_entry_counts_as_none(tmp_path: Path, content: str) -> None:
         path.unlink()
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"pid": "1"}, {"pid": 0}, {"pid": 1 << 40}, {"source": 7}, {"source": "\ud800"}, {"socket": "a\0b"}, {"more": 1}],
+    ids=str,
+)
+def test_an_entry_that_makes_no_sense_counts_as_none(tmp_path: Path, nonsense: dict[str, object]) -> None:
+    """Root reads those of all users."""
+    path = Path(registry.directory(str(tmp_path)), "state")
+    sense = {"mountpoint": str(tmp_path), "source": "/s", "socket": "/s", "pid": 1, "device": None}
+    try:
+        path.write_text(json.dumps(sense), "ascii")
+        assert registry.lookup(str(tmp_path), os.geteuid()) is not None
+        path.write_text(json.dumps(sense | nonsense), "ascii")
+        assert registry.lookup(str(tmp_path), os.geteuid()) is None
+    finally:
+        path.unlink()
+
+
 def test_only_a_socket_is_removed_as_a_socket(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     end(registered_elsewhere(str(tmp_path), str(tmp_path / "precious")))

@@ -84,6 +84,15 @@ def test_without_proc_each_command_says_what_to_do(tmp_path: Path) -> None:
     assert said[-1] == "1"
 
 
+def test_a_mount_that_would_hide_the_directory_of_the_sockets_is_refused(tmp_path: Path) -> None:
+    said, errors = in_namespace(f"timeout 20 {NOTIFYFS} mount $1 /run; echo $?", tmp_path)
+    assert said == ["1"]
+    assert errors == (
+        "notifyfs: /run/notifyfs: the directory of the sockets would be hidden by the mount on /run; "
+        "choose another mountpoint\n"
+    )
+
+
 def test_a_carriage_return_in_the_name_of_a_mountpoint_anywhere_is_no_end_of_a_line(tmp_path: Path) -> None:
     for name in ("source", "mo\runt", "else\rwhere"):
         (tmp_path / name).mkdir()

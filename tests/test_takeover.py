@@ -128,6 +128,24 @@ def test_a_container_keeps_the_old_mount_and_its_reader_is_told_the_end(tmp_path
         assert old.process.wait(20) == 0
 
 
+def test_a_subscriber_that_does_not_read_is_ended_all_the_same(tmp_path: Path) -> None:
+    with mounted_in(tmp_path) as again:
+        old = again()
+
+        def sockets() -> int:
+            return sum(each.startswith("socket:") for each in w.descriptors_of(old.pid))
+
+        before = sockets()
+        with opened(old.root), Wire(old) as wire:
+            wire.add(w.CREATE)
+            for number in range(3000):
+                put(old.root / f"{number}-{'x' * 200}", b"")
+            notifyfs("umount", "-l", old.root)
+            again()
+            wait_until(lambda: sockets() < before, what="the end of the connection and of the listener")
+            assert wire.until_end()[0].mask == w.CREATE
+
+
 @pytest.mark.parametrize("option", ["socket", "log"])
 @pytest.mark.parametrize("how", ["below the mountpoint", "through a link"])
 def test_what_the_mount_would_hide_is_refused(tmp_path: Path, option: str, how: str) -> None:

@@ -134,6 +134,9 @@ class Server:
             self._strangers -= 1
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        if self._accepting.cancel_called:
+            await stream.aclose()  # it came while the others were being ended
+            return
         try:
             subscriber = Subscriber(stream.socket, self)
             self._subscribers.add(subscriber)
@@ -206,7 +209,7 @@ class Subscriber:
         self._discard_input()
 
     async def finish(self) -> None:
-        """Send what is queued, then end the stream."""
+        """Send what is queued, then end the stream; cancelled, end it at once."""
         try:
             if self._packets is not None:
                 self._pumping.cancel()
@@ -215,9 +218,11 @@ class Subscriber:
             else:
                 self._stream.stage(self.instance.queue, _ALL)
             await self._stream.flush()
-            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             log.debug("subscriber gone at the end: %s", error)
+        finally:
+            with contextlib.suppress(OSError):  # gone
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     # Requests
 

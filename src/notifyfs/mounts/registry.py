@@ -21,6 +21,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import attrs
+from attrs.validators import ge, instance_of, lt
 
 from notifyfs.mounts import mountinfo
 from notifyfs.mounts.mountinfo import MountError
@@ -38,14 +39,20 @@ _held: Final[dict[str, int]] = {}
 """This process's own registrations: mountpoint to the locked descriptor, kept until the process ends."""
 
 
+def _text(_entry: Entry, _attribute: attrs.Attribute[str], value: str) -> None:
+    """ValueError or TypeError unless *value* can be a path: any user can write anything there."""
+    if b"\0" in os.fsencode(value):
+        raise ValueError("embedded null byte")
+
+
 @attrs.frozen
 class Entry:
     """What a daemon wrote about itself."""
 
-    mountpoint: str
-    source: str
-    socket: str
-    pid: int
+    mountpoint: str = attrs.field(validator=_text)
+    source: str = attrs.field(validator=_text)
+    socket: str = attrs.field(validator=_text)
+    pid: int = attrs.field(validator=[instance_of(int), ge(1), lt(1 << 31)])
     device: str | None
     """``major:minor`` of its mount."""
     file: str

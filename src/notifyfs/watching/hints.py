@@ -6,11 +6,15 @@ import errno
 import os
 
 
-def reason(path: bytes, error: OSError, *, recursive: bool = False) -> str:
+def reason(path: bytes, error: OSError, *, recursive: bool = False, by_name: bool = False) -> str:
     """Say on one line why *error* came of watching *path*, and the remedy where there is one."""
     said = error.strerror or str(error)
     if error.errno == errno.EPERM and recursive:
         return "only root and the user who mounted it may watch a whole tree (-r)"
+    if error.errno == errno.EACCES and by_name:
+        return (
+            f"{said}; it takes search permission from / down to there, above the mountpoint unless it has reach=socket"
+        )
     if error.errno == errno.ENOTSUP:
         return _on_a_source(path) or f"{said}, or name the socket of one with --socket"
     if error.errno in {errno.ENOTCONN, errno.ECONNABORTED}:
