@@ -34,9 +34,9 @@ class Way:
         self._mounts: set[int] = set()  # those on the way that never hang, by their ids
         self._thread = trio.CapacityLimiter(1)
         try:
-            for fd in _upwards(lowest):
+            for fd, mount in _upwards(lowest):
                 if not may_hang(fd):
-                    self._mounts.add(syscalls.place(fd)[0])
+                    self._mounts.add(mount)
         except OSError:
             pass  # no permission, or a file system that fails: what is above has to be asked from a thread
 
@@ -60,8 +60,8 @@ class Way:
     def _answering(self, lowest: int) -> bool:
         """As ``_climb``, only where no directory can hang."""
 
-        def known(fd: int) -> None:
-            if syscalls.place(fd)[0] not in self._mounts:
+        def known(mount: int) -> None:
+            if mount not in self._mounts:
                 raise _MayHangError
 
         return _climb(lowest, known)
@@ -71,30 +71,34 @@ class _MayHangError(Exception):
     """A directory is on another file system than those that were there when the mount was made, or may hang."""
 
 
-def _climb(lowest: int, look: Callable[[int], None] = lambda _fd: None) -> bool:
-    """Whether the calling thread's credentials may search *lowest* and all above it; *look* sees each before."""
+def _climb(lowest: int, look: Callable[[int], None] = lambda _mount: None) -> bool:
+    """Whether the calling thread's credentials may search *lowest* and all above; *look* sees the mount of each before.
+
+    By its id.
+    """
     try:
-        for fd in _upwards(lowest):
-            look(fd)
+        for _, mount in _upwards(lowest):
+            look(mount)
     except PermissionError:
         return False
     return True
 
 
-def _upwards(lowest: int) -> Iterator[int]:
-    """Yield a descriptor of each directory from *lowest* to the root, good until the next one is asked for.
+def _upwards(lowest: int) -> Iterator[tuple[int, int]]:
+    """Yield each directory from *lowest* to the root: a descriptor, good until the next, and the id of its mount.
 
     EACCES: the last one may not be searched.
     """
     fd = os.dup(lowest)
     try:
+        place = syscalls.place(fd)
         for _ in range(_MOST):
-            yield fd
+            yield fd, place[0]
             above = os.open("..", _O_PATH, dir_fd=fd)
-            fd, below = above, fd
-            at_top = syscalls.place(fd) == syscalls.place(below)
-            os.close(below)
-            if at_top:
+            os.close(fd)
+            fd, below = above, place
+            place = syscalls.place(fd)
+            if place == below:
                 return
     finally:
         os.close(fd)
