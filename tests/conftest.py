@@ -182,6 +182,14 @@ class Mount:
         assert code == 0, f"the daemon ended with {code}:\n{self.log}"
         self._check_log()
         assert not Path(self.socket).exists(), f"the daemon left its socket {self.socket}"
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove the directory that waits for the next daemon of this mountpoint: there will be none."""
+        with contextlib.suppress(OSError):
+            (Path(self.socket).parent / "state").unlink(missing_ok=True)
+            if not any(Path(self.socket).parent.iterdir()):
+                Path(self.socket).parent.rmdir()
 
     def _first_line(self, seconds: float = 20) -> str:
         assert self.process.stdout is not None
@@ -198,7 +206,8 @@ class Mount:
         if self.process.stdout is not None:
             self.process.stdout.close()
         if any(
-            line.split()[4] == str(self.root) for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()
+            line.split()[4] == os.fsencode(self.root)
+            for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]
         ):
             self.unmount()
 
@@ -257,14 +266,17 @@ def tree(mount: Mount, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _shared_mounts(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Mount]]:
+def _shared_mounts(fuse: None) -> Iterator[Callable[..., Mount]]:
     mounts: dict[tuple[str, ...], Mount] = {}
     with contextlib.ExitStack() as stack:
 
         def shared(*words: str) -> Mount:
             mount = mounts.get(words)
             if mount is None or mount.process.poll() is not None:
-                mount = mounts[words] = Mount(tmp_path_factory.mktemp("shared"), words)
+                # Users who may not enter the directories above may not watch by path, and pytest's own are closed.
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="notifyfs-shared-")))
+                directory.chmod(0o755)
+                mount = mounts[words] = Mount(directory, words)
                 stack.callback(mount.finish)
             return mount
 

@@ -110,7 +110,7 @@ def forget(mount: Mount) -> None:
         mount.process.stdout.close()
     while str(mount.root) in [line.split()[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]:
         run("umount", "-l", mount.root)
-    for left in (Path(mount.socket), Path(mount.socket).with_suffix(".json")):
+    for left in (Path(mount.socket), Path(mount.socket).with_name("state")):
         left.unlink(missing_ok=True)
 
 

@@ -260,7 +260,7 @@ def test_the_mount_options_are_those_of_the_code() -> None:
 
 
 def test_the_options_take_a_value_where_the_table_says_so() -> None:
-    examples = {"cache": "never", "access": "off", "max_read": "4096", "comment": "x"}
+    examples = {"cache": "never", "access": "off", "reach": "socket", "max_read": "4096", "comment": "x"}
     for names, _ in option_rows():
         for name in names:
             word = name.replace("*", "systemd.automount")

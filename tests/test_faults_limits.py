@@ -132,7 +132,7 @@ def logging_to(directory: Path, stderr: int, *options: str) -> Iterator[subproce
         subprocess.run(["umount", "-l", directory / "mount"], check=False, capture_output=True)
         if socket.is_socket():  # it did not end well
             socket.unlink()
-            socket.with_suffix(".json").unlink(missing_ok=True)
+            socket.with_name("state").unlink(missing_ok=True)
 
 
 def fail_often(root: Path) -> None:

@@ -177,8 +177,8 @@ def test_identifiers_are_readable_and_differ() -> None:
 
 def test_the_socket_lies_in_the_run_directory() -> None:
     path = mounts.socket_path("/no/such/src")
-    assert os.path.dirname(path) == mounts.run_directory()
-    assert os.path.basename(path) == f"{registry.identifier('/no/such/src')}.sock"
+    assert path == f"{mounts.run_directory()}/{registry.identifier('/no/such/src')}/socket"
+    os.rmdir(os.path.dirname(path))
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_link_in_the_directory_s_place_is_not_followed(runtime: Path) -> None:
     (runtime / "notifyfs").symlink_to(elsewhere)
     os.lchown(runtime / "notifyfs", NOBODY, NOBODY)
     with pytest.raises(PermissionError, match="not a directory of uid"):
-        registry._own(f"{runtime}/notifyfs", NOBODY)  # noqa: SLF001 - run_directory() would go on to /tmp
+        registry._own(f"{runtime}/notifyfs", NOBODY, 0o700)  # noqa: SLF001 - run_directory() would go on to /tmp
 
 
 def test_a_socket_path_that_unix_cannot_hold_is_refused(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,9 +309,27 @@ def test_a_later_mount_s_entry_survives_the_end_of_an_earlier_daemon(tmp_path: P
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"mountpoint": "/else"}', "[" * 60000, "\xff"])
 def test_a_broken_entry_counts_as_none(tmp_path: Path, content: str) -> None:
-    path = Path(mounts.run_directory(), f"{registry.identifier(str(tmp_path))}.json")
+    path = Path(registry.directory(str(tmp_path)), "state")
     path.write_text(content, "latin-1")
     try:
+        assert registry.lookup(str(tmp_path), os.geteuid()) is None
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"pid": "1"}, {"pid": 0}, {"pid": 1 << 40}, {"source": 7}, {"source": "\ud800"}, {"socket": "a\0b"}, {"more": 1}],
+    ids=str,
+)
+def test_an_entry_that_makes_no_sense_counts_as_none(tmp_path: Path, nonsense: dict[str, object]) -> None:
+    """Root reads those of all users."""
+    path = Path(registry.directory(str(tmp_path)), "state")
+    sense = {"mountpoint": str(tmp_path), "source": "/s", "socket": "/s", "pid": 1, "device": None}
+    try:
+        path.write_text(json.dumps(sense), "ascii")
+        assert registry.lookup(str(tmp_path), os.geteuid()) is not None
+        path.write_text(json.dumps(sense | nonsense), "ascii")
         assert registry.lookup(str(tmp_path), os.geteuid()) is None
     finally:
         path.unlink()

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import os
 import resource
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from posix_support import (
     put,
     rename2,
 )
+from subscriber import Subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,16 +155,26 @@ def open_to_all(path: Path) -> None:
         call("mount", b"/proc/self/fd/%d" % fd, bytes(path), None, ctypes.c_ulong(MS_BIND), None)
 
 
-def users_own(base: Path, name: str, body: Callable[[Mount], None]) -> None:
-    """Run *body* as a user, with a mount that this user has made."""
+def as_who_may_mount(base: Path, name: str, body: Callable[[Path], None]) -> None:
+    """Run *body* as a user who may mount, with a directory of this user's own."""
     if os.getuid():
         pytest.skip("only root can become another user")
     directory = base / name
     directory.mkdir()
     os.chown(directory, NAMED_USER, NAMED_GROUP)
 
-    def run() -> None:
+    def first() -> None:
+        own_device(base)
+        become(NAMED_USER, NAMED_GROUP, ())
         os.environ["XDG_RUNTIME_DIR"] = str(directory)
+
+    in_child(lambda: body(directory), first)
+
+
+def users_own(base: Path, name: str, body: Callable[[Mount], None]) -> None:
+    """Run *body* as a user, with a mount that this user has made."""
+
+    def run(directory: Path) -> None:
         mount = Mount(directory / "m", ())
         try:
             assert os.stat(f"/proc/{mount.pid}").st_uid == NAMED_USER
@@ -171,11 +184,7 @@ def users_own(base: Path, name: str, body: Callable[[Mount], None]) -> None:
             os.chdir("/")
             mount.finish()
 
-    def first() -> None:
-        own_device(base)
-        become(NAMED_USER, NAMED_GROUP, ())
-
-    in_child(run, first)
+    as_who_may_mount(base, name, run)
 
 
 def test_a_users_own_mount_does_what_a_directory_does(fuse: None, posix_base: Path) -> None:
@@ -255,6 +264,32 @@ def test_root_is_kept_out_of_a_users_own_mount(fuse: None, posix_base: Path) -> 
         assert "allow_other" not in line
 
     users_own(posix_base, "four", body)
+
+
+def test_while_a_signalled_daemon_waits_for_fusermount3_it_goes_on_serving(fuse: None, posix_base: Path) -> None:
+    def body(directory: Path) -> None:
+        (directory / "fusermount3").write_text(
+            f"#!/bin/sh\n"
+            f"case $1 in -u*) : >{directory}/started; read -r _ <{directory}/go;; esac\n"
+            f'exec {shutil.which("fusermount3")} "$@"\n'
+        )
+        (directory / "fusermount3").chmod(0o755)
+        os.mkfifo(directory / "go")
+        os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+        mount = Mount(directory / "m", ())
+        try:
+            os.kill(mount.pid, signal.SIGTERM)
+            wait_until((directory / "started").exists)
+            with contextlib.closing(Subscriber(mount.socket, timeout=5)) as subscriber:
+                subscriber.add(b"", 0x100)
+                put(mount.root / "new")
+                assert [event.name for event in subscriber.drain()] == [b"new"]
+        finally:
+            with opened(directory / "go", os.O_RDWR) as go:  # opened both ways, nobody waits for the other end
+                os.write(go, b"\n")
+                mount.finish()
+
+    as_who_may_mount(posix_base, "five", body)
 
 
 def test_a_mount_without_allow_other_is_closed_to_others(mount: Mount) -> None:

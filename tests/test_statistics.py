@@ -470,7 +470,7 @@ def test_stats_for_others_leave_the_subscribers_out(shared: Callable[..., Mount]
         return done.exit_code, done.output
 
     code, text = w.as_user(USER, shown)
-    assert code == 0
+    assert code == 0, text
     assert text.endswith("\n\nsubscribers: only root and the daemon's own user may see them\n")
     code, as_json = w.as_user(USER, lambda: shown("--json"))
     assert code == 0

@@ -108,6 +108,8 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     fsname=NAME               the device column of the mount table
     socket=PATH               the control socket
     uid=USER gid=GROUP        who owns it; a group named here may connect
+    reach=mountpoint|socket   subscribers name what they could walk to, or (socket) whoever may
+                              connect begins at MOUNTPOINT
     log=FILE                  log there instead of to syslog
     metrics=HOST:PORT         counters for Prometheus there, by HTTP
     max_queued_events=N       events that one subscriber may leave unread (16384)
@@ -154,9 +156,16 @@ def umount(mountpoint: str, *, lazy: bool) -> None:
 @main.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def list_(*, as_json: bool) -> None:
-    """List the notifyfs mounts."""
+    """List the notifyfs mounts.
+
+    Of other users' mounts it shows those whose mountpoint you can reach.
+    """
     from notifyfs import mounts
 
+    try:
+        mounted = mounts.mounted()
+    except mounts.MountError as error:
+        raise Failure(str(error)) from None
     found = [
         {
             "mountpoint": each.mountpoint,
@@ -165,7 +174,7 @@ def list_(*, as_json: bool) -> None:
             "pid": each.pid,
             "state": "live" if each.alive else "dead",
         }
-        for each in mounts.mounted()
+        for each in mounted
     ]
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -253,6 +262,7 @@ def _helper(  # noqa: PLR0913 - mount(8) decides how many
         return
     try:
         mounts.check(source, mountpoint)
+        mounts.check_files(mountpoint, chosen)
     except mounts.MountError as error:
         raise Failure(str(error)) from None
 

@@ -21,10 +21,12 @@ from notifyfs.notes import Notes
 from notifyfs.operations import MOST_TASKS, Operations
 from notifyfs.origins import Caller
 from notifyfs.patience import Patience, may_hang
+from notifyfs.reach import Way
 from notifyfs.resolve import Resolver
 from notifyfs.server import Bell, Limits, Server
 from notifyfs.settling import Deaths, Settling
 from notifyfs.statistics import Counted, Statistics
+from notifyfs.takeover import taken
 from notifyfs.turns import Turns
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _MOST_KEPT: Final = 4096  # descriptors kept for reuse, where the limit allows
 _GRACE: Final = 2.0  # seconds that requests under way have after SIGTERM
+_DETACHING: Final = 10.0  # seconds that fusermount3 has then
 # What a daemon of root's keeps of its capabilities (capabilities(7)).
 _KEPT: Final = {
     0: "CHOWN: chown for those who may",
@@ -64,19 +67,23 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
     Main thread only: it installs signal handlers and changes the process's umask. *ready* is called
     with the control socket's path once the mount answers. MountError: nothing is mounted.
     """
-    logs.configure(options)
     limit = _raise_descriptor_limit()
     source, mountpoint = mountinfo.real(source), mountinfo.real(mountpoint)
     with contextlib.ExitStack() as stack:
         mounts.recover(mountpoint)
         mounts.check(source, mountpoint)
+        mounts.check_files(mountpoint, options)
+        logs.configure(options)
         path = options.socket or mounts.socket_path(mountpoint)
         # Opened before the mount: it may cover this very directory.
-        backing = Backing(_open_source(source), max(64, min(_MOST_KEPT, limit // 4)))
+        backing = Backing(_opened(source), max(64, min(_MOST_KEPT, limit // 4)))
         stack.callback(backing.close)
-        listener = stack.enter_context(_listening(path, options))
+        above = _opened(os.path.dirname(mountpoint))
+        stack.callback(os.close, above)
+        way = Way(above)
+        listener, made = stack.enter_context(_listening(path, options))
         exporter = stack.enter_context(_exporting(options.metrics))
-        hangs = may_hang(source)
+        hangs = may_hang(backing.fd(backing.inodes.root))
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_close, fuse)
         device = _device(mountpoint)
@@ -88,6 +95,8 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         os.umask(0)
         daemon = _Daemon(backing, source, mountpoint, path, options)
         daemon.guard = guard
+        if options.reach == "mountpoint":
+            daemon.server.reaches = way.refusal
         if hangs:
             daemon.be_patient()
         pyfuse3.init(daemon.operations, f"/dev/fd/{fuse}", {"allow_root"} if options.allow_root else set())
@@ -99,7 +108,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         daemon.settling.busy = turns.busy
         if exporter is not None:
             exporter.start(daemon.statistics, mountpoint, source)
-        trio.run(daemon.run, listener, lambda: ready(path))
+        trio.run(daemon.run, listener, made, lambda: ready(path))
 
 
 class _Daemon:
@@ -121,6 +130,7 @@ class _Daemon:
             max_user_watches=limits.max_user_watches,
         )
         self.mountpoint = mountpoint
+        self._path = path
         self.device = line.device
         self.backing = backing
         self.watches = watches
@@ -169,27 +179,38 @@ class _Daemon:
             "descriptors": self.backing.descriptors,
         }
 
-    async def run(self, listener: socket.socket, ready: Callable[[], None]) -> None:
-        """Serve both sides until the mount is gone."""
+    async def run(self, listener: socket.socket, made: os.stat_result, ready: Callable[[], None]) -> None:
+        """Serve both sides until the mount is gone; *made* is what the socket's path leads to."""
         # Within trio's run: a signal after it would find trio's wakeup socket closed.
         with _never_frozen():
-            await self._serve(listener, ready)
+            await self._serve(listener, made, ready)
 
-    async def _serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+    async def _serve(self, listener: socket.socket, made: os.stat_result, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as servers:
             servers.start_soon(self.server.accept, listener)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self.deaths.keep)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(self._give_way, made)
                 nursery.start_soon(self._tell_ready, ready)
                 nursery.start_soon(self._heed_guard)
                 await pyfuse3.main(max_tasks=MOST_TASKS)
                 nursery.cancel_scope.cancel()
-            self.watches.give_up(self.watches.undecided)
-            self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
-            await self.server.finish()
+            await self._end_subscribers()
             servers.cancel_scope.cancel()
+
+    async def _end_subscribers(self) -> None:
+        self.watches.give_up(self.watches.undecided)
+        self.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
+        await self.server.finish()
+
+    async def _give_way(self, made: os.stat_result) -> None:
+        """Once a later daemon has the socket: end those who are here, for the mount that they mean is the later one."""
+        await taken(self._path, made)
+        log.warning("%s: a later daemon has this socket now; the subscribers of this one are ended", self._path)
+        self.server.take_no_more()
+        await self._end_subscribers()
 
     async def _sweep(self) -> None:
         removed = Bell()
@@ -217,22 +238,24 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)
-                _detach(self.mountpoint, self.device)
+                # In a thread: fusermount3 may take its time.
+                with trio.move_on_after(_DETACHING):
+                    await trio.to_thread.run_sync(_detach, self.mountpoint, self.device, abandon_on_cancel=True)
                 pyfuse3.terminate()
                 await trio.sleep(_GRACE)
                 serving.cancel()  # a request under way does not come to an end
 
 
-def _open_source(source: str) -> int:
+def _opened(directory: str) -> int:
     try:
-        return os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise mounts.MountError(f"{source}: {error.strerror}; name a directory that you may enter") from error
+        raise mounts.MountError(f"{directory}: {error.strerror}; name a directory that you may enter") from error
 
 
 @contextlib.contextmanager
-def _listening(path: str, options: Options) -> Iterator[socket.socket]:
-    """Listen on the control socket at *path*; a stale one left there by a dead daemon is replaced."""
+def _listening(path: str, options: Options) -> Iterator[tuple[socket.socket, os.stat_result]]:
+    """Listen on the control socket at *path*, and say what is there now; a dead daemon's is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         _remove_stale(path)
@@ -250,7 +273,7 @@ def _listening(path: str, options: Options) -> Iterator[socket.socket]:
         ) from error
     made = os.lstat(path)
     try:
-        yield listener
+        yield listener, made
     finally:
         listener.close()
         with contextlib.suppress(FileNotFoundError):

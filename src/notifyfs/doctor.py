@@ -38,6 +38,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything, in the order in which mounting needs it."""
+    if not os.path.exists("/proc/self/mountinfo"):
+        return [Finding("missing", "/proc: not mounted", "as root: mount -t proc proc /proc")]
     parts = (_packages, _libfuse, _device, _rights, _allow_other, _directory, _background, _files, _inotify, _dead)
     return [finding for part in parts for finding in part()]
 

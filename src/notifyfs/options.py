@@ -71,6 +71,9 @@ class Options:
     """None: ``always`` where the mount covers its own source, which nobody can change behind it then; else ``auto``."""
     access: Literal["cached", "exact", "off"] = "cached"
 
+    reach: Literal["mountpoint", "socket"] = "mountpoint"
+    """Where a subscriber's way to a path begins to be judged: at the root of the file system, or at the mountpoint."""
+
     @classmethod
     def parse(cls, words: Iterable[str], *, sloppy: bool = False) -> Options:
         r"""Read ``-o`` arguments; each is a comma-separated list in which ``\,`` and ``\\`` escape.
@@ -231,4 +234,5 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "max_read": _number(4096),  # the kernel raises less to a page (fuse_fill_super)
     "cache": _choice("auto", "always", "never"),
     "access": _choice("cached", "exact", "off"),
+    "reach": _choice("mountpoint", "socket"),
 }

@@ -95,20 +95,28 @@ class Server:
         """Waits until no event is held back."""
         self.source_answers: Callable[[], Awaitable[None]] | None = None
         """Waits until a path can be looked up without hanging; None where it always can."""
+        self.reaches: Callable[[Peer], Awaitable[int]] | None = None
+        """Says 0, or why a user could not reach the mountpoint (an errno); None where that does not matter."""
         self.about = about
         """What a hello says of the mount."""
         self.statistics = statistics
+        self._accepting = trio.CancelScope()
         self._strangers = 0
         self._subscribers: set[Subscriber] = set()
 
     async def accept(self, listener: socket.socket) -> None:
-        """Serve connections until cancelled."""
+        """Serve connections until cancelled, and new ones until they are no longer taken."""
         trio_listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         async with trio.open_nursery() as nursery:
-            await trio.serve_listeners(self._serve, [trio_listener], handler_nursery=nursery)
+            with self._accepting:
+                await trio.serve_listeners(self._serve, [trio_listener], handler_nursery=nursery)
+
+    def take_no_more(self) -> None:
+        """Close the listener."""
+        self._accepting.cancel()
 
     async def finish(self) -> None:
-        """After the unmount: let each subscriber read what it still can, then end its stream."""
+        """When there is no more to tell: let each subscriber read what it still can, then end its stream."""
         with trio.move_on_after(_GRACE):
             async with trio.open_nursery() as nursery:
                 for subscriber in list(self._subscribers):
@@ -127,6 +135,9 @@ class Server:
             self._strangers -= 1
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        if self._accepting.cancel_called:
+            await stream.aclose()  # it came while the others were being ended
+            return
         try:
             subscriber = Subscriber(stream.socket, self)
             self._subscribers.add(subscriber)
@@ -199,7 +210,7 @@ class Subscriber:
         self._discard_input()
 
     async def finish(self) -> None:
-        """Send what is queued, then end the stream."""
+        """Send what is queued, then end the stream; cancelled, end it at once."""
         try:
             if self._packets is not None:
                 self._pumping.cancel()
@@ -208,9 +219,11 @@ class Subscriber:
             else:
                 self._stream.stage(self.instance.queue, _ALL)
             await self._stream.flush()
-            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             log.debug("subscriber gone at the end: %s", error)
+        finally:
+            with contextlib.suppress(OSError):  # gone
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     # Requests
 
@@ -218,16 +231,26 @@ class Subscriber:
         record, descriptors = await self._request()
         with descriptors:
             await self._server.decided()
-            if record.wd == wire.ADD and self._server.source_answers is not None:
-                await self._server.source_answers()
+            unreached = 0
+            if record.wd == wire.ADD:
+                unreached = await self._before_adding(by_path=not descriptors)
             if self._packets is not None:
                 await self._packets.push_settled(self.instance.queue)
             try:
-                result, payload, sent = self._handle(record, descriptors)
+                result, payload, sent = self._handle(record, descriptors, unreached)
             except OSError as error:
                 result, payload, sent = -(error.errno or errno.EIO), b"", -1
         self._greeted = True
         await self._answer(record.cookie, result, payload, sent)
+
+    async def _before_adding(self, *, by_path: bool) -> int:
+        """Wait for what may hang; 0, or the errno for an add *by_path* of one who could not reach the mountpoint."""
+        unreached = 0
+        if by_path and self._server.reaches is not None:
+            unreached = await self._server.reaches(self._peer)
+        if self._server.source_answers is not None:
+            await self._server.source_answers()
+        return unreached
 
     async def _request(self) -> tuple[Record, Descriptors]:
         """Read the next request and its descriptors.
@@ -261,12 +284,12 @@ class Subscriber:
         return data
 
     def _handle(  # noqa: PLR0911 - one for each request
-        self, record: Record, descriptors: Descriptors
+        self, record: Record, descriptors: Descriptors, unreached: int
     ) -> tuple[int, bytes, int]:
         """Do what *record* asks: the reply's wd, its name, and a descriptor to send (or -1)."""
         kind, mask = record.wd, record.mask
         if kind == wire.ADD:
-            return self._add(record, descriptors), b"", -1
+            return self._add(record, descriptors, unreached), b"", -1
         if kind == wire.HELLO:
             return self._hello(record)
         if kind == wire.FILTER:
@@ -285,7 +308,7 @@ class Subscriber:
             return 0, b"", -1  # all of it is sent before this reply
         raise OSError(errno.EINVAL, "unknown request", str(kind))
 
-    def _add(self, record: Record, descriptors: Descriptors) -> int:
+    def _add(self, record: Record, descriptors: Descriptors, unreached: int) -> int:
         chosen = self._draft.take() if record.mask & flags.X_FILTER else None
         self._watches.check(record.mask)
         inode: Inode
@@ -293,6 +316,8 @@ class Subscriber:
             if record.name:
                 raise OSError(errno.EINVAL, "a name and a descriptor")
             inode = self._server.resolver.descriptor(descriptors.only(), record.mask, self._peer)
+        elif unreached:
+            raise OSError(unreached, "the mountpoint is out of reach")
         else:
             inode = self._server.resolver.path(record.name, record.mask, self._peer)
         try:

@@ -22,6 +22,8 @@ RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
 
+_IN_MOVED_TO: Final = 0x80
+_IN_CREATE: Final = 0x100
 _SO_PEERGROUPS: Final = 59
 _NGROUPS_MAX: Final = 65536
 _AT_FDCWD: Final = -100
@@ -74,11 +76,39 @@ def identify(fd: int) -> tuple[int, int, int]:
     With an empty mask and AT_STATX_DONT_SYNC no request is sent to a FUSE daemon (kernel:
     ``fuse_update_get_attr``), so a file of our own mount can be told apart without deadlock.
     """
+    return place(fd)[1:]
+
+
+def place(fd: int) -> tuple[int, int, int, int]:
+    """Mount id (mountinfo's), device major and minor, and inode number of *fd*, as ``identify``.
+
+    Together they tell two places apart that are one directory, bound into another.
+    """
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, buffer))
     (ino,) = struct.unpack_from("=Q", buffer, 32)
     major, minor = struct.unpack_from("=II", buffer, 136)
-    return major, minor, ino
+    (mount,) = struct.unpack_from("=Q", buffer, 144)
+    return mount, major, minor, ino
+
+
+def file_system_type(fd: int) -> int:
+    """``f_type`` of fstatfs(2): a number of ``linux/magic.h``."""
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc.fstatfs(fd, buffer))
+    (number,) = struct.unpack_from("@l", buffer)
+    return int(number) & 0xFFFFFFFF
+
+
+def names_made_in(directory: str) -> int:
+    """A non-blocking inotify descriptor that becomes readable when a name is made in *directory*; the caller's."""
+    fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    try:
+        _check(_libc.inotify_add_watch(fd, os.fsencode(directory), _IN_MOVED_TO | _IN_CREATE), directory)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def unread_by_peer(fd: int) -> int:

@@ -6,8 +6,9 @@ stuck or this very process. The mount table and the registry answer instead.
 
 from notifyfs.mounts.guard import Guard, guarded
 from notifyfs.mounts.kernel import attach, detach, raise_background
-from notifyfs.mounts.registry import MountError, register, run_directory, socket_path, unregister
-from notifyfs.mounts.table import Mount, check, ending, find, mounted, recover
+from notifyfs.mounts.mountinfo import MountError
+from notifyfs.mounts.registry import register, run_directory, socket_path, unregister
+from notifyfs.mounts.table import Mount, check, check_files, ending, find, mounted, recover
 
 __all__ = [
     "Guard",
@@ -15,6 +16,7 @@ __all__ = [
     "MountError",
     "attach",
     "check",
+    "check_files",
     "detach",
     "ending",
     "find",

@@ -17,7 +17,7 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 from notifyfs.mounts import mountinfo, registry
-from notifyfs.mounts.registry import MountError
+from notifyfs.mounts.mountinfo import MountError
 from notifyfs.options import escape
 
 if TYPE_CHECKING:

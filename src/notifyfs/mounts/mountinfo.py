@@ -12,7 +12,12 @@ from typing import Final
 import attrs
 
 NOTIFYFS: Final = "fuse.notifyfs"
+_TABLE: Final = "/proc/self/mountinfo"
 _FUSE_TYPES: Final = ("fuse", "fuseblk")
+
+
+class MountError(Exception):
+    """Mounting or unmounting failed; ``str()`` is one line that names the path and the remedy."""
 
 
 @attrs.frozen
@@ -48,8 +53,9 @@ def unescape(field: bytes) -> str:
 def parse(table: bytes) -> list[Line]:
     """Read the table's lines, in its order: a later mount on the same mountpoint covers an earlier one."""
     lines = []
-    for text in table.splitlines():
-        # A field may hold any byte but blank, tab and newline, so only the lone "-" ends the optional fields.
+    for text in table.split(b"\n")[:-1]:
+        # A field may hold any byte but blank, tab and newline (a carriage return is no end of a line), so only the
+        # lone "-" ends the optional fields.
         head, _, tail = text.partition(b" - ")
         mount_id, parent_id, device, _root, mountpoint = head.split(b" ")[:5]
         fstype, source, super_options = (*tail.split(b" "), b"", b"")[:3]
@@ -68,9 +74,12 @@ def parse(table: bytes) -> list[Line]:
 
 
 def read() -> list[Line]:
-    """Read the table as it is now."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        return parse(file.read())
+    """Read the table as it is now. MountError: there is no /proc, as in a bare chroot."""
+    try:
+        with open(_TABLE, "rb") as file:
+            return parse(file.read())
+    except OSError as error:
+        raise MountError(f"{_TABLE}: {error.strerror}; as root: mount -t proc proc /proc") from error
 
 
 def top(mountpoint: str, table: list[Line]) -> Line | None:

@@ -1,6 +1,9 @@
-"""Which daemon serves which mountpoint: ``ID.json`` and ``ID.sock`` in one directory per user.
+"""Which daemon serves which mountpoint: ``ID/state`` and ``ID/socket`` in one directory per user.
 
-A daemon holds an exclusive flock(2) on its file until it exits. That tells a live daemon
+Each mountpoint has a directory of its own, ``ID``, so that a container can be given this one socket. It stays when
+the mount ends, and the next daemon there uses it again: a bind mount of it leads to the new socket then.
+
+A daemon holds an exclusive flock(2) on its state until it exits. That tells a live daemon
 from a dead one across reused process ids and across process namespaces, and no path on
 the mount has to be asked.
 """
@@ -18,13 +21,16 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import attrs
+from attrs.validators import ge, instance_of, lt
 
 from notifyfs.mounts import mountinfo
+from notifyfs.mounts.mountinfo import MountError
 from notifyfs.options import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_STATE: Final = "state"
 _READABLE: Final = 32
 _LARGEST: Final = 65536
 _POLL: Final = 0.01
@@ -33,18 +39,20 @@ _held: Final[dict[str, int]] = {}
 """This process's own registrations: mountpoint to the locked descriptor, kept until the process ends."""
 
 
-class MountError(Exception):
-    """Mounting or unmounting failed; ``str()`` is one line that names the path and the remedy."""
+def _text(_entry: Entry, _attribute: attrs.Attribute[str], value: str) -> None:
+    """ValueError or TypeError unless *value* can be a path: any user can write anything there."""
+    if b"\0" in os.fsencode(value):
+        raise ValueError("embedded null byte")
 
 
 @attrs.frozen
 class Entry:
     """What a daemon wrote about itself."""
 
-    mountpoint: str
-    source: str
-    socket: str
-    pid: int
+    mountpoint: str = attrs.field(validator=_text)
+    source: str = attrs.field(validator=_text)
+    socket: str = attrs.field(validator=_text)
+    pid: int = attrs.field(validator=[instance_of(int), ge(1), lt(1 << 31)])
     device: str | None
     """``major:minor`` of its mount."""
     file: str
@@ -58,6 +66,25 @@ class Entry:
             return _open(self.file)
         except FileNotFoundError:
             return None
+
+    def process(self) -> int | None:
+        """A pidfd (pidfd_open(2)) of the daemon; None where it cannot be known: of another pid namespace, or gone.
+
+        The caller closes it.
+        """
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:
+            return None
+        try:
+            place = f"/proc/{self.pid}/fd"
+            # By the links' text: stat(2) could ask a file system that does not answer.
+            if os.path.realpath(self.file) in {os.readlink(f"{place}/{each}") for each in os.listdir(place)}:
+                return descriptor
+        except OSError:
+            pass  # it has ended, or is not ours to look into
+        os.close(descriptor)
+        return None
 
     def held(self) -> bool:
         """Whether its daemon still runs."""
@@ -90,14 +117,15 @@ class Entry:
 def run_directory() -> str:
     """Return the directory of this user's sockets and entries, made if need be.
 
-    ``/run/notifyfs`` for root (0755: others find the sockets there), else ``$XDG_RUNTIME_DIR/notifyfs``,
-    ``/run/user/UID/notifyfs`` or ``/tmp/notifyfs-UID`` (0700), the first that can be had. Raises MountError.
+    ``/run/notifyfs`` for root (0711: others reach a socket whose path they know, and list none), else
+    ``$XDG_RUNTIME_DIR/notifyfs``, ``/run/user/UID/notifyfs`` or ``/tmp/notifyfs-UID`` (0700), the first that can be
+    had. Raises MountError.
     """
     uid = os.geteuid()
     reasons = []
     for path in _directories(uid):
         try:
-            return _own(path, uid)
+            return _own(path, uid, 0o711 if uid == 0 else 0o700)
         except OSError as error:
             reasons.append(f"{path}: {error.strerror}")
     raise MountError(f"{'; '.join(reasons)}; set XDG_RUNTIME_DIR to a directory of your own")
@@ -113,8 +141,7 @@ def _directories(uid: int) -> list[str]:
     return [f"{base}/notifyfs" for base in dict.fromkeys(bases)] + [f"/tmp/notifyfs-{uid}"]  # noqa: S108 - same
 
 
-def _own(path: str, uid: int) -> str:
-    mode = 0o755 if uid == 0 else 0o700
+def _own(path: str, uid: int, mode: int) -> str:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, mode)
     found = os.lstat(path)
@@ -132,21 +159,30 @@ def identifier(mountpoint: str) -> str:
     return f"{readable}-{hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:8]}"
 
 
+def directory(mountpoint: str) -> str:
+    """Return the directory of *mountpoint*'s socket and state, made if need be. Raises MountError."""
+    path = f"{run_directory()}/{identifier(mountpoint)}"
+    try:
+        return _own(path, os.geteuid(), 0o711)
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}; remove it, or mend the rights of the directory above") from error
+
+
 def socket_path(mountpoint: str) -> str:
-    """Return the control socket's default path. Raises MountError."""
-    path = f"{run_directory()}/{identifier(mountpoint)}.sock"
+    """Return the control socket's default path, in a ``directory`` that is made if need be. Raises MountError."""
+    path = f"{run_directory()}/{identifier(mountpoint)}/socket"
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise MountError(
             f"{path}: a socket's path has at most {SOCKET_PATH_MAX} bytes; give a shorter one with -o socket=PATH"
         )
+    directory(mountpoint)
     return path
 
 
 def register(mountpoint: str, source: str, socket: str, pid: int) -> None:
     """Tell that *pid* (this process) serves *mountpoint*, until it exits or unregisters. Raises MountError."""
     mountpoint = mountinfo.real(mountpoint)
-    directory = run_directory()
-    path = f"{directory}/{identifier(mountpoint)}.json"
+    path = f"{directory(mountpoint)}/{_STATE}"
     line = mountinfo.top(mountpoint, mountinfo.read())
     words = {
         "mountpoint": mountpoint,
@@ -157,13 +193,12 @@ def register(mountpoint: str, source: str, socket: str, pid: int) -> None:
     }
     temporary = f"{path}.{os.getpid()}"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before others can see it
-        os.fchmod(descriptor, 0o644)
         os.write(descriptor, json.dumps(words).encode() + b"\n")
         os.rename(temporary, path)
     except OSError as error:
-        raise MountError(f"{path}: {error.strerror}; make room or mend the rights of {directory}") from error
+        raise MountError(f"{path}: {error.strerror}; make room or mend the rights of its directory") from error
     if mountpoint in _held:
         os.close(_held[mountpoint])
     _held[mountpoint] = descriptor
@@ -183,15 +218,16 @@ def unregister(mountpoint: str) -> None:
 
 def lookup(mountpoint: str, uid: int) -> Entry | None:
     """Find the entry for *mountpoint* (absolute, without links) that user *uid*'s daemon wrote, or None."""
-    for directory in _directories(uid):
-        path = f"{directory}/{identifier(mountpoint)}.json"
+    for run in _directories(uid):
+        path = f"{run}/{identifier(mountpoint)}/{_STATE}"
         try:
             # In /tmp anybody could have made the directory: believe only its owner.
-            if os.lstat(directory).st_uid != uid:
+            if os.lstat(run).st_uid != uid:
                 continue
             with open(_open(path), "rb") as file:
+                own = os.fstat(file.fileno()).st_uid == uid  # not what a link in its place leads to
                 words = json.loads(file.read(_LARGEST))
-            if words["mountpoint"] == mountpoint:
+            if own and words["mountpoint"] == mountpoint:
                 return Entry(**words, file=path, uid=uid)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue  # absent, not ours to read, or no entry at all: nobody registered here
@@ -213,7 +249,7 @@ def _open(path: str) -> int:
 @contextlib.contextmanager
 def exclusive(mountpoint: str) -> Iterator[None]:
     """Let no other process of this user mount on *mountpoint* meanwhile; raises MountError if one does."""
-    path = f"{run_directory()}/{identifier(mountpoint)}.lock"
+    path = f"{directory(mountpoint)}/lock"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:

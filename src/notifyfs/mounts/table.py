@@ -15,10 +15,12 @@ import attrs
 
 from notifyfs.mounts import mountinfo, registry
 from notifyfs.mounts.kernel import detach
-from notifyfs.mounts.registry import MountError
+from notifyfs.mounts.mountinfo import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from notifyfs.options import Options
 
 _PATIENCE: Final = 2.0
 """Seconds that an unregistered mount has to answer; a dead one does at once."""
@@ -43,33 +45,42 @@ class Mount:
 
 
 def mounted() -> list[Mount]:
-    """Every notifyfs mount in this mount namespace, in the order of mounting."""
+    """Every notifyfs mount in this mount namespace, in the order of mounting.
+
+    Of other users' mounts only those whose mountpoint this user can reach.
+    """
     table = mountinfo.read()
-    return [_mount(line, table) for line in table if line.fstype == mountinfo.NOTIFYFS]
+    found = [_mount(line, table) for line in table if line.fstype == mountinfo.NOTIFYFS]
+    return [mount for mount in found if mount is not None]
 
 
 def find(mountpoint: str) -> Mount | None:
-    """Find the notifyfs mount at *mountpoint*, the uppermost if there are several, or None."""
+    """Find the notifyfs mount at *mountpoint*, the uppermost if there are several, or None: as ``mounted`` has it."""
     mountpoint = mountinfo.real(mountpoint)
     table = mountinfo.read()
     ours = [line for line in table if line.fstype == mountinfo.NOTIFYFS and line.mountpoint == mountpoint]
     return _mount(ours[-1], table) if ours else None
 
 
-def _mount(line: mountinfo.Line, table: list[mountinfo.Line]) -> Mount:
+def _mount(line: mountinfo.Line, table: list[mountinfo.Line]) -> Mount | None:
+    """The mount of *line*; None where it is another user's, at a place that this one cannot reach."""
     entry = registry.lookup(line.mountpoint, line.user_id)
     if entry and entry.device not in (line.device, None):
         entry = None  # of another mount, on top of this one or gone
     registered = entry is not None and entry.held()
-    alive = registered or (mountinfo.top(line.mountpoint, table) is line and _answers(line.mountpoint))
+    on_top = mountinfo.top(line.mountpoint, table) is line
+    another_s = os.geteuid() not in (0, line.user_id)
+    answer = _ask(line.mountpoint) if another_s or (on_top and not registered) else None
+    if another_s and not (answer and answer.reached):
+        return None
     return Mount(
         mountpoint=line.mountpoint,
         source=entry.source if entry else line.source,
         device=line.device,
         mount_id=line.mount_id,
-        socket=entry.socket if entry else None,
+        socket=entry.socket if entry else answer.socket if answer and on_top else None,
         pid=entry.pid if entry and registered else None,
-        alive=alive,
+        alive=registered or bool(answer and answer.alive and on_top),
         entry=entry,
     )
 
@@ -93,6 +104,20 @@ def check(source: str, mountpoint: str) -> None:
     for path, what in ((source, "source"), (mountpoint, "mountpoint")):
         if not (found and path == mountpoint):
             _check_directory(path, what)
+
+
+def check_files(mountpoint: str, options: Options) -> None:
+    """Raise MountError where a mount on *mountpoint* would hide the socket, or anything else that is found by name."""
+    mountpoint = mountinfo.real(mountpoint)
+    run = registry.run_directory()
+    for path, what, remedy in (
+        (run, "the directory of the sockets", "choose another mountpoint"),
+        (options.socket, "the control socket", "choose another with -o socket=PATH"),
+        (options.log, "the log", "choose another with -o log=FILE"),
+    ):
+        # As written first: whatever is mounted there now need not be asked.
+        if path and (_inside(os.path.abspath(path), mountpoint) or _inside(os.path.realpath(path), mountpoint)):
+            raise MountError(f"{path}: {what} would be hidden by the mount on {mountpoint}; {remedy}")
 
 
 def recover(mountpoint: str) -> bool:
@@ -120,13 +145,22 @@ def ending(mount: Mount) -> Iterator[Callable[[float], bool]]:
     lazy unmount gives up its name in the end, so that the next mount can have it.
     """
     lock = mount.entry.lock() if mount.entry else None
+    process = mount.entry.process() if mount.entry else None
+
+    def wait(seconds: float) -> bool:
+        if lock is not None and not registry.wait_ended(lock, seconds):
+            return False
+        # It lets go of the lock on its way out; what it has mapped and its pid it has for a moment more.
+        return process is None or bool(select.select([process], [], [], seconds)[0])
+
     try:
-        yield lambda seconds: lock is None or registry.wait_ended(lock, seconds)
+        yield wait
         if mount.entry and lock is not None and mount.entry.is_file(lock):
             mount.entry.discard()
     finally:
-        if lock is not None:
-            os.close(lock)
+        for descriptor in (lock, process):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _inside(path: str, directory: str) -> bool:
@@ -148,22 +182,55 @@ def _check_directory(path: str, what: str) -> None:
         raise MountError(f"{path}: the {what} is not a directory; name a directory")
 
 
-def _answers(mountpoint: str) -> bool:
-    """Whether somebody serves the mount: a dead one says ENOTCONN, and a silent one counts as served.
+@attrs.frozen
+class _Answer:
+    """What a mount says that has no entry, or none that this user may read."""
 
-    A child asks, because a request that a stuck daemon has read cannot even be killed.
-    """
-    ask = "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as error: sys.exit(error.errno)"
-    try:
-        child = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ask, mountpoint], os.environ)
-    except OSError:
-        return True  # this user may not start this Python (it is in root's home, say): nobody can be asked
-    descriptor = os.pidfd_open(child)
-    try:
-        if not select.select([descriptor], [], [], _PATIENCE)[0]:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            return True
-    finally:
-        os.close(descriptor)
+    reached: bool
+    """Whether this user may search the directories above the mountpoint."""
+    alive: bool
+    """Whether somebody serves it: a dead one says ENOTCONN, and a silent one counts as served."""
+    socket: str | None
+
+
+_QUESTION: Final = """
+import os, sys
+place = sys.argv[1]
+if os.access(os.path.dirname(place), os.X_OK): os.write(1, b"reached ")
+try: os.statvfs(place)
+except OSError as error: sys.exit(error.errno)
+try: os.write(1, os.getxattr(place, "notifyfs.socket"))
+except OSError: pass
+"""
+
+
+def _ask(mountpoint: str) -> _Answer:
+    """Ask the mount itself, from a child: a request that a stuck daemon has read cannot even be killed."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe:
+        try:
+            child = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _QUESTION, mountpoint],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+            )
+        except OSError:
+            # This user may not start this Python (it is in root's home, say): nobody can be asked.
+            return _Answer(os.access(os.path.dirname(mountpoint), os.X_OK), alive=True, socket=None)
+        finally:
+            os.close(writing)
+        descriptor = os.pidfd_open(child)
+        try:
+            if silent := not select.select([descriptor], [], [], _PATIENCE)[0]:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+        os.set_blocking(pipe.fileno(), False)
+        said = pipe.read() or b""
+    reached, socket = said.startswith(b"reached "), said.removeprefix(b"reached ")
+    if silent:
+        return _Answer(reached, alive=True, socket=None)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status not in (errno.ENOTCONN, errno.ECONNABORTED)
+    alive = status not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return _Answer(reached, alive, os.fsdecode(socket) or None)

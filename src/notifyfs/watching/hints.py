@@ -6,11 +6,15 @@ import errno
 import os
 
 
-def reason(path: bytes, error: OSError, *, recursive: bool = False) -> str:
+def reason(path: bytes, error: OSError, *, recursive: bool = False, by_name: bool = False) -> str:
     """Say on one line why *error* came of watching *path*, and the remedy where there is one."""
     said = error.strerror or str(error)
     if error.errno == errno.EPERM and recursive:
         return "only root and the user who mounted it may watch a whole tree (-r)"
+    if error.errno == errno.EACCES and by_name:
+        return (
+            f"{said}; it takes search permission from / down to there, above the mountpoint unless it has reach=socket"
+        )
     if error.errno == errno.ENOTSUP:
         return _on_a_source(path) or f"{said}, or name the socket of one with --socket"
     if error.errno in {errno.ENOTCONN, errno.ECONNABORTED}:
@@ -20,16 +24,14 @@ def reason(path: bytes, error: OSError, *, recursive: bool = False) -> str:
 
 def _on_a_source(path: bytes) -> str | None:
     """Name the mount that shows *path*, if one does."""
-    from notifyfs.mounts import mountinfo, registry  # noqa: PLC0415 - needed in distress only
+    from notifyfs import mounts  # noqa: PLC0415 - needed in distress only
 
     place = os.path.realpath(os.fsdecode(path))
-    found: list[tuple[str, str]] = []
-    for line in mountinfo.read():
-        if line.fstype == mountinfo.NOTIFYFS:
-            entry = registry.lookup(line.mountpoint, line.user_id)
-            source = entry.source if entry else line.source
-            if os.path.isabs(source) and os.path.commonpath([source, place]) == source:
-                found.append((source, line.mountpoint))
+    found = [
+        (each.source, each.mountpoint)
+        for each in mounts.mounted()
+        if os.path.isabs(each.source) and os.path.commonpath([each.source, place]) == each.source
+    ]
     if not found:
         return None
     source, mountpoint = max(found, key=lambda pair: len(pair[0]))

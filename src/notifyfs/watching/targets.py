@@ -32,8 +32,9 @@ class Target(NamedTuple):
 class WatchError(Exception):
     """A path that cannot be watched; its text is the line for the user."""
 
-    def __init__(self, path: bytes, error: OSError, *, recursive: bool = False) -> None:
-        super().__init__(f"Couldn't watch {os.fsdecode(path)}: {reason(path, error, recursive=recursive)}")
+    def __init__(self, path: bytes, error: OSError, *, recursive: bool = False, by_name: bool = False) -> None:
+        why = reason(path, error, recursive=recursive, by_name=by_name)
+        super().__init__(f"Couldn't watch {os.fsdecode(path)}: {why}")
 
 
 def read_lists(lists: Iterable[str], complain: Callable[[str], None]) -> Iterator[bytes]:
@@ -148,7 +149,7 @@ class Watcher:
             else:
                 shown = _with_slash(path)
         except OSError as error:
-            raise WatchError(path, error, recursive=recursive) from None
+            raise WatchError(path, error, recursive=recursive, by_name=True) from None
         self._remember(teller, wd, shown, recursive=recursive)
 
     def connect(self, socket_path: str) -> tuple[Connection, Teller]:
