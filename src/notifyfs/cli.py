@@ -116,8 +116,7 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     max_user_instances=N      subscribers of one user (128)
     max_user_watches=N        watches of one user (1048576)
     max_read=BYTES            most bytes of one READ request
-    cache=auto|always|never   trust cached attributes for a second, for ever (default where
-                              MOUNTPOINT is SOURCE), or not at all
+    cache=auto|always|never   trust cached attributes for a second, for a day, or not at all
     access=cached|exact|off   IN_ACCESS for reads that miss the page cache, for all, for none
     """  # noqa: D301 - \b is click's mark for a paragraph that is not to be filled
     chosen = _parse([*options, *(["debug"] if debug else [])])
@@ -295,8 +294,16 @@ def _mount(source: str, mountpoint: str, options: Options, *, foreground: bool, 
         # As given, so that `mount -a` knows its line of fstab again; but a relative name means nothing in the table.
         options = attrs.evolve(options, fsname=source if os.path.isabs(source) else os.path.abspath(source))
     source, mountpoint = os.path.abspath(source), os.path.abspath(mountpoint)
+    past = _past_the_mount(source, mountpoint)
+
+    def ready(socket: bytes) -> None:
+        if not quiet:
+            click.echo(socket)
+        if past:
+            click.echo(f"notifyfs: {printable(past)}", err=True)
+
     if foreground:
-        _serve(source, mountpoint, options, lambda socket: click.echo(os.fsencode(socket)))
+        _serve(source, mountpoint, options, lambda socket: ready(os.fsencode(socket)))
         return
     reading, writing = os.pipe()
     child = os.fork()  # before trio and pyfuse3 are imported: neither survives a fork
@@ -313,8 +320,15 @@ def _mount(source: str, mountpoint: str, options: Options, *, foreground: bool, 
         raise Failure(f"{mountpoint}: the daemon ended before the mount answered; `notifyfs mount -f -d` shows why")
     if not word.startswith(_READY):
         raise Failure(os.fsdecode(word))
-    if not quiet:
-        click.echo(word.removeprefix(_READY))
+    ready(word.removeprefix(_READY))
+
+
+def _past_the_mount(source: str, mountpoint: str) -> str | None:
+    """Say who will go past a mount over its own source; before it is there, for later all paths look the same."""
+    from notifyfs.mounts import inside, mountinfo
+
+    covered = mountinfo.real(mountpoint)
+    return inside.warning(covered) if mountinfo.real(source) == covered else None
 
 
 def _background(source: str, mountpoint: str, options: Options, writing: int) -> NoReturn:

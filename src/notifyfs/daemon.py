@@ -144,7 +144,7 @@ class _Daemon:
             self.settling,
             self.deaths,
             socket=os.fsencode(path),
-            cache=options.cache or ("always" if source == mountpoint else "auto"),
+            cache=options.cache,
             access=options.access,
             acl=os.geteuid() == 0,
             noatime=options.noatime and os.geteuid() == 0,

@@ -67,8 +67,7 @@ class Options:
     max_user_watches: int = 1048576
     max_read: int | None = None
     """Bytes in a READ request; None: the kernel's choice."""
-    cache: Literal["auto", "always", "never"] | None = None
-    """None: ``always`` where the mount covers its own source, which nobody can change behind it then; else ``auto``."""
+    cache: Literal["auto", "always", "never"] = "auto"
     access: Literal["cached", "exact", "off"] = "cached"
 
     reach: Literal["mountpoint", "socket"] = "mountpoint"

@@ -18,7 +18,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from notifyfs import syscalls
+from notifyfs import identity, syscalls
 from notifyfs.mounts import kernel
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Process:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             syscalls.prctl(_PR_SET_NAME, b"notifyfs-guard")
             self._close_others()
-            syscalls.keep_capabilities(())
+            identity.keep_capabilities(())
             self._wait()
             os.write(self._abort, b"1")
         finally:

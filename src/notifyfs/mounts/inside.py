@@ -13,7 +13,7 @@ _SHOWN: Final = 8
 _TELLING: Final = os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY | os.O_PATH  # who only reads sees the source as it is
 
 
-def insiders(directory: bytes) -> list[bytes]:
+def insiders(directory: str) -> list[str]:
     """Name each process that can change things in *directory* (absolute, without links), and how it is inside.
 
     ``bash (pid 12, working directory)``, as fuser(1) would find them: by working directory, root, what is
@@ -26,40 +26,39 @@ def insiders(directory: bytes) -> list[bytes]:
             with suppress(OSError):
                 if how := next(_ways(f"/proc/{name}", directory), None):
                     with open(f"/proc/{name}/comm", "rb") as comm:
-                        found.append(b"%s (pid %s, %s)" % (comm.read().rstrip(b"\n"), name.encode(), how))
+                        found.append(f"{os.fsdecode(comm.read().rstrip())} (pid {name}, {how})")
     return found
 
 
-def warning(directory: bytes) -> bytes | None:
+def warning(directory: str) -> str | None:
     """One line on who is inside *directory*, and the remedy; None where nobody is."""
     found = insiders(directory)
     if not found:
         return None
-    more = [b"and %d more" % (len(found) - _SHOWN)] if len(found) > _SHOWN else []
-    return b'%s: inside already, and so past the mount, unheard: %s; have them enter again (cd "$PWD", reopen)' % (
-        directory,
-        b", ".join(found[:_SHOWN] + more),
-    )
+    shown = ", ".join(found[:_SHOWN] + [f"and {len(found) - _SHOWN} more"] * (len(found) > _SHOWN))
+    return f'{directory}: inside already, so past the mount and unheard: {shown}; have them enter again (cd "$PWD")'
 
 
-def _ways(process: str, directory: bytes) -> Iterator[bytes]:
-    def lies_in(path: bytes) -> bool:
-        return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+def _ways(process: str, directory: str) -> Iterator[str]:
+    def lies_in(path: str) -> bool:
+        return path == directory or path.startswith(directory.rstrip("/") + "/")
 
-    for link, what in (("cwd", b"working directory"), ("root", b"root")):
+    for link, what in (("cwd", "working directory"), ("root", "root")):
         with suppress(OSError):
-            # The root of everybody is no way into a mount over it.
-            if lies_in(path := os.readlink(os.fsencode(f"{process}/{link}"))) and path != b"/":
+            # Everybody's root is no way into a mount over it.
+            if lies_in(path := os.readlink(f"{process}/{link}")) and path != "/":
                 yield what
     for number in os.listdir(f"{process}/fd"):
         with suppress(OSError):
-            if lies_in(path := os.readlink(os.fsencode(f"{process}/fd/{number}"))):
-                with open(f"{process}/fdinfo/{number}", "rb") as info:
-                    flags = next(int(line[6:], 8) for line in info if line.startswith(b"flags:"))
-                if flags & _TELLING:
-                    yield b"open: " + os.path.basename(path)
+            if lies_in(path := os.readlink(f"{process}/fd/{number}")) and _flags(process, number) & _TELLING:
+                yield f"open: {os.path.basename(path)}"
     with open(f"{process}/maps", "rb") as maps:
         for line in maps:
-            fields = line.rstrip(b"\n").split(None, 5)
-            if len(fields) > 5 and fields[1][1:4:2] == b"ws" and lies_in(fields[5]):  # noqa: PLR2004 - proc(5)
-                yield b"mapped: " + os.path.basename(fields[5])
+            _, rights, _, _, _, *path = os.fsdecode(line.rstrip(b"\n")).split(None, 5)
+            if rights[1::2] == "ws" and path and lies_in(path[0]):
+                yield f"mapped: {os.path.basename(path[0])}"
+
+
+def _flags(process: str, descriptor: str) -> int:
+    with open(f"{process}/fdinfo/{descriptor}", "rb") as about:
+        return next(int(line[6:], 8) for line in about if line.startswith(b"flags:"))
