@@ -54,9 +54,9 @@ def _ways(process: str, directory: str) -> Iterator[str]:
                 yield f"open: {os.path.basename(path)}"
     with open(f"{process}/maps", "rb") as maps:
         for line in maps:
-            _, rights, _, _, _, *path = os.fsdecode(line.rstrip(b"\n")).split(None, 5)
-            if rights[1::2] == "ws" and path and lies_in(path[0]):
-                yield f"mapped: {os.path.basename(path[0])}"
+            _, rights, _, _, _, *name = os.fsdecode(line.rstrip(b"\n")).split(None, 5)
+            if rights[1::2] == "ws" and name and lies_in(name[0]):
+                yield f"mapped: {os.path.basename(name[0])}"
 
 
 def _flags(process: str, descriptor: str) -> int:
