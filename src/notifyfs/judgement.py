@@ -70,9 +70,12 @@ class Judgement:
         if not inode.doubted:
             if told == now:
                 return True
-            if told[1:] == now[1:] and (fd < 0 or not self._acl or inode.acl == access_list(fd)):
-                inode.told = now
-                return True
+            if told[1:] == now[1:]:
+                if fd < 0:
+                    return True
+                if not self._acl or inode.acl == access_list(fd):
+                    inode.told = now
+                    return True
         inode.doubted = monotonic() if self._doubts else 0.0
         self._forget(inode.number)
         return False
