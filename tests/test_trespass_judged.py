@@ -200,19 +200,6 @@ def test_an_access_list_taken_back_in_the_source_is_gone_at_once(mount: Mount) -
     assert outcome(mount, read, "f") == "EACCES"
 
 
-def test_to_rename_a_file_does_not_make_its_old_access_list_good(mount: Mount) -> None:
-    """Only its owner matters for that, and the list is not looked at."""
-    file = mount.source / "f"
-    file.write_bytes(b"shared")
-    rows = [(USER_OBJ, 6, NOBODY), (GROUP_OBJ, 0, NOBODY), (MASK, 4, NOBODY), (OTHERS, 0, NOBODY)]
-    os.setxattr(file, "system.posix_acl_access", acl(rows[0], (USER_TAG, 4, USER), *rows[1:]))
-    assert outcome(mount, read, "f") == b"shared"
-    os.setxattr(file, "system.posix_acl_access", acl(rows[0], (USER_TAG, 4, OTHER), *rows[1:]))
-    os.rename(mount.root / "f", mount.root / "g")
-    os.rename(mount.root / "g", mount.root / "f")
-    assert outcome(mount, read, "f") == "EACCES"
-
-
 def test_what_is_changed_through_an_open_descriptor_still_works_after_a_change_in_the_source(mount: Mount) -> None:
     """fchmod(2) and its like have no path that the kernel could walk again: no ESTALE for them."""
     file = mount.source / "f"
@@ -288,3 +275,12 @@ def test_what_only_changed_its_times_is_judged_as_before(judged: tuple[Judgement
     with opened(file, os.O_RDONLY) as fd:
         assert judgement.holds(inode, file.stat(), fd)
     assert forgotten == []
+
+
+def test_a_look_at_the_owner_alone_vouches_for_no_access_list(judged: tuple[Judgement, Inode, Path, list[int]]) -> None:
+    judgement, inode, file, _ = judged
+    inode.acl = b"another"
+    file.write_bytes(b"more")
+    with opened(file, os.O_RDONLY) as fd:
+        assert judgement.holds(inode, file.stat())
+        assert not judgement.holds(inode, file.stat(), fd)
