@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["posix_support"]
 
 MIB = 1 << 20
+RWF_DONTCACHE = 0x80  # linux/fs.h; os has no name for it
 
 
 @by_both
@@ -467,3 +468,19 @@ def test_the_birth_time_is_missing_on_the_mount(place: Place) -> None:
     (mask,) = struct.unpack_from("=I", buffer)
     assert mask & 0x7FF == 0x7FF
     assert bool(mask & 0x800) == (not place.mounted), "STATX_BTIME"
+
+
+@by_both
+def test_only_the_plain_directory_reads_without_waiting(place: Place) -> None:
+    """preadv2(2) with RWF_NOWAIT; who asks for that reads again without it, in a thread."""
+    put("f", b"in the page cache")
+    buffer = bytearray(100)
+    with opened("f") as fd:
+        assert os.preadv(fd, [buffer], 0) == 17
+        if place.mounted:
+            for flag in (os.RWF_NOWAIT, RWF_DONTCACHE):
+                with fails(errno.EOPNOTSUPP):
+                    os.preadv(fd, [buffer], 0, flag)
+        else:
+            assert os.preadv(fd, [buffer], 0, os.RWF_NOWAIT) == 17
+        assert os.preadv(fd, [buffer], 0, os.RWF_HIPRI) == 17

@@ -6,7 +6,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 from typing import TYPE_CHECKING
+
+import pytest
 
 from posix_support import (
     AT_EMPTY_PATH,
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from posix_support import Place
 
 pytest_plugins = ["posix_support"]
+
+EXT4_LINK_MAX = 65_000
 
 
 @by_both
@@ -64,6 +69,24 @@ def test_a_hundred_links_of_one_file(place: Place) -> None:
     for number in range(0, 100, 2):
         os.unlink(f"l{number}")
     assert os.stat("l99").st_nlink == os.stat("f").st_nlink == 51
+
+
+def test_as_many_links_as_in_the_source_whatever_the_mount_says_of_link_max(place: Place) -> None:
+    """The C library knows LINK_MAX by the type of the file system, and says 127 for FUSE (pathconf(3))."""
+    if os.pathconf(place.source, "PC_LINK_MAX") != EXT4_LINK_MAX:
+        pytest.skip("of ext4 it is known how many links there can be")
+    assert os.pathconf(".", "PC_LINK_MAX") == (127 if place.mounted else EXT4_LINK_MAX)
+    put("f")
+    os.mkdir("d")
+    for number in range(EXT4_LINK_MAX - 2):
+        os.link(place.source / "f", place.source / f"d/{number}")
+
+    os.link("f", "last")
+    with fails(errno.EMLINK):
+        os.link("f", "more")
+
+    assert os.stat("last").st_nlink == os.stat(place.source / "f").st_nlink == EXT4_LINK_MAX
+    shutil.rmtree(place.source / "d")
 
 
 @by_both

@@ -420,7 +420,7 @@ def test_chown_clears_setuid_and_setgid(place: Place, who: str) -> None:
     assert oct(mode_of("d")) == oct(0o6755), "directories keep theirs"
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "chown"])
+@pytest.mark.parametrize("change", [*CHANGES, "chown", "chown of nothing"])
 @pytest.mark.parametrize("who", ["root", "user"])
 def test_a_change_clears_file_capabilities(place: Place, change: str, who: str) -> None:
     owned("f", 0o777, USER, GROUP)
@@ -428,8 +428,8 @@ def test_a_change_clears_file_capabilities(place: Place, change: str, who: str) 
     assert os.getxattr("f", "security.capability") == CAPABILITY
 
     def body() -> None:
-        if change == "chown":
-            os.chown("f", -1, SUPPLEMENTARY)
+        if change.startswith("chown"):
+            os.chown("f", -1, -1 if change == "chown of nothing" else SUPPLEMENTARY)
         else:
             CHANGES[change]("f")
 

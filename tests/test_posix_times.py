@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -219,6 +220,25 @@ def test_a_change_of_the_status_moves_ctime_only(place: Place, change: str) -> N
     assert after.st_ctime_ns > before.st_ctime_ns
     assert after.st_mtime_ns == (1 if change == "utime" else OLD)
     assert after.st_ctime_ns == os.stat(place.source / name).st_ctime_ns
+
+
+@by_both
+@pytest.mark.parametrize("kind", ["file", "setgid, no program", "directory", "fifo", "setuid"])
+def test_chown_of_nothing_moves_ctime_on_the_mount_only_where_it_takes_something_away(place: Place, kind: str) -> None:
+    put("clock")
+    {"directory": os.mkdir, "fifo": os.mkfifo}.get(kind, put)("f")
+    if kind.startswith("set"):
+        os.chmod("f", 0o4755 if kind == "setuid" else 0o2745)
+    before, behind = os.stat("f"), os.stat(place.source / "f")
+    assert before.st_ctime_ns == behind.st_ctime_ns
+    tick("f")
+
+    os.chown("f", -1, -1)
+
+    after = os.stat("f")
+    assert (after.st_ctime_ns > before.st_ctime_ns) == (kind == "setuid" or not place.mounted)
+    assert os.stat(place.source / "f").st_ctime_ns == after.st_ctime_ns
+    assert oct(after.st_mode) == oct(before.st_mode & ~stat.S_ISUID)
 
 
 @by_both

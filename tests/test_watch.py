@@ -24,6 +24,7 @@ from notifyfs import Connection
 from notifyfs.core import flags
 from notifyfs.core.wire import Origin, Record
 from notifyfs.watching import lines
+from notifyfs.watching.losses import Losses
 from notifyfs.watching.patterns import Pattern
 from notifyfs.watching.telling import Teller, Watched
 from watcher import ENVIRONMENT, ESTABLISHED, INOTIFYWAIT, OURS, Program
@@ -601,22 +602,74 @@ def test_the_end_of_the_mount_ends_it_with_1(
     assert said in err.decode().removeprefix("Setting up watches.\nWatches established.\n")
 
 
+def lose(mount: Mount, program: Program) -> None:
+    """Make *program* lose events: it stands still while more happens than may wait for it."""
+    os.kill(program.process.pid, signal.SIGSTOP)
+    with Connection(mount.socket) as other:  # its replies say how far the daemon has got
+        for number in range(250):
+            (mount.root / "d" / str(number)).mkdir()
+            (mount.root / "d" / str(number)).rmdir()
+        other.sync()
+    os.kill(program.process.pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=str)
 def test_lost_events_are_not_lost_in_silence(mounted: Callable[..., Mount], tmp_path: Path, form: list[str]) -> None:
     mount = mounted(max_queued_events=5)
     (mount.root / "d").mkdir()
     program = Program(OURS, mount.root, "-m", *form, "d")
     program.established()
-    os.kill(program.process.pid, signal.SIGSTOP)
-    with Connection(mount.socket) as other:  # its replies say how far the daemon has got
-        for number in range(500):
-            (mount.root / "d" / str(number)).mkdir()
-        other.sync()
-    os.kill(program.process.pid, signal.SIGCONT)
+    lose(mount, program)
     program.until(lambda: b"lost" in program.err and (not form or b'"Q_OVERFLOW"' in program.out))
     program.end()
     assert b"max_queued_events" in program.err
     assert (b"Q_OVERFLOW" in program.out) == bool(form)
+
+
+@pytest.mark.parametrize("how", ["INT", "TERM", "HUP", "closed pipe", "umount"])
+def test_many_losses_are_a_line_and_a_count(mounted: Callable[..., Mount], tmp_path: Path, how: str) -> None:
+    mount = mounted(max_queued_events=5)
+    (mount.root / "d").mkdir()
+    program = Program(OURS, tmp_path, "-m", "--json", str(mount.root / "d"))
+    program.established()
+    began = time.monotonic()
+    for times in range(1, 6):
+        lose(mount, program)
+        program.until(lambda: program.out.count(b"Q_OVERFLOW") >= times)  # noqa: B023 - called here and now
+    end(mount.root)
+    program.until(lambda: b'"end"' in program.out)
+
+    if how == "umount":
+        mount.unmount()
+    elif how == "closed pipe":
+        assert program.process.stdout is not None
+        program.process.stdout.close()
+        program.process.stdout = open(os.devnull, "rb")  # noqa: SIM115 - `end` closes it
+        (mount.root / "d/more").mkdir()
+    signals = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
+    code, out, err = program.end(signals.get(how))
+
+    assert code == {"umount": 1, "closed pipe": -signal.SIGPIPE}.get(how) or -signals[how]
+    first, *_, last = [line for line in err.decode().splitlines() if "events were lost" in line]
+    assert first.endswith("the mount's option max_queued_events says how many may wait")
+    assert last.endswith(f" more times, {out.count(b'Q_OVERFLOW')} in all")
+    assert err.count(b"events were lost") <= 2 + (time.monotonic() - began) // 10
+
+
+def test_losses_that_go_on_are_told_a_line_at_a_time() -> None:
+    said: list[str] = []
+    losses = Losses(said.append, quiet=3600)
+    assert losses.until is None
+    for _ in range(984):
+        losses.add()
+    assert len(said) == 1
+    assert losses.until is not None
+    assert 3500 < losses.until - time.monotonic() <= 3600
+
+    losses.tell()
+    losses.tell()
+    assert said[1:] == ["notifyfs watch: events were lost again: 983 more times, 984 in all"]
+    assert losses.until is None
 
 
 def test_an_output_that_cannot_be_written_ends_it_with_a_line(place: Path) -> None:

@@ -9,16 +9,22 @@ from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fuzz.voices import Heard, is_file_access, merged
+from fuzz.alike import Alone, Cookies, alike, merge
 from notifyfs.core import flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from fuzz.voices import Heard
 
 Ledger = Counter[tuple[int, int]]
 """(wd, mask) -> how many of these the kernel has told and notifyfs has not (negative: the other way round)."""
 
-Lists = tuple[list[Heard], list[Heard]]
+Lists = tuple[list["Heard"], list["Heard"]]
+
+
+def _as_they_are(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
+    return theirs, ours
 
 
 class Row(NamedTuple):
@@ -27,25 +33,18 @@ class Row(NamedTuple):
     id: str
     fact: str
     why: str
-    rewrite: Callable[[list[Heard], list[Heard], Ledger], Lists]
-
-
-def _without_reads(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
-    return tuple(merged([event for event in side if not is_file_access(event)]) for side in (theirs, ours))  # type: ignore[return-value]
+    rewrite: Callable[[list[Heard], list[Heard], Ledger], Lists] = _as_they_are
+    alone: Alone = (0, 0)
 
 
 def _without_this_read(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
     """Leave out the reads of the one operation in this window, and the end of the ONESHOT watches that heard it."""
-    heard = {event.wd for event in (*theirs, *ours) if is_file_access(event)}
+    heard = {event.wd for event in (*theirs, *ours) if event.mask == flags.ACCESS}
     kept = [
-        [e for e in side if not (is_file_access(e) or (e.mask & flags.IGNORED and e.wd in heard))]
+        [e for e in side if not (e.mask == flags.ACCESS or (e.mask & flags.IGNORED and e.wd in heard))]
         for side in (theirs, ours)
     ]
     return kept[0], kept[1]
-
-
-def _without_modify(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
-    return tuple(merged([event for event in side if event.mask != flags.MODIFY]) for side in (theirs, ours))  # type: ignore[return-value]
 
 
 def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> Lists:
@@ -59,12 +58,17 @@ def _without_deaths(theirs: list[Heard], ours: list[Heard], ledger: Ledger) -> L
     dead |= {wd for (wd, mask), count in ledger.items() if mask & flags.IGNORED and count}
     for side, events in zip(kept, (theirs, ours), strict=True):
         side += [e for e in events if not e.mask & (flags.DELETE_SELF | flags.IGNORED) and e.wd not in dead]
-    return merged(kept[0]), merged(kept[1])
+    return _merged(*kept, ledger)
 
 
 def _merged(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
     """Events behind an undecided death wait for it; a reader who waits as well has read the ones before it."""
-    return merged(theirs), merged(ours)
+    results: Lists = ([], [])
+    for result, events in zip(results, (theirs, ours), strict=True):
+        for event in events:
+            if not (result and merge(result[-1], event)):
+                result.append(event)
+    return results
 
 
 def _without_other_names(theirs: list[Heard], ours: list[Heard], _: Ledger) -> Lists:
@@ -99,9 +103,15 @@ def _without(theirs: list[Heard], ours: list[Heard], mask: int, ended: set[int])
 
 
 ROWS: Final = (
-    Row("R1", "read from the page cache", "reads of pages in memory (R1, R2, W6) reach no FUSE daemon", _without_reads),
+    Row(
+        "R1",
+        "read from the page cache",
+        "reads of pages in memory (R1, W6) reach no FUSE daemon",
+        alone=(flags.ACCESS, 0),
+    ),
+    Row("R2", "read ahead", "reading ahead is a READ like any other", alone=(0, flags.ACCESS)),
     Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_this_read),
-    Row("W7", "stored through a map", "written back pages arrive as WRITE: a MODIFY too many", _without_modify),
+    Row("W7", "stored through a map", "pages written back arrive as WRITE: a MODIFY too many", alone=(0, flags.MODIFY)),
     Row("U4", "held by a path only", "O_PATH, working directories: only FORGET tells of them", _without_deaths),
     Row("U4 (held back)", "a name was removed", "an undecided death splits what would have merged", _merged),
     Row(
@@ -111,18 +121,27 @@ ROWS: Final = (
 )
 
 
-def explain(theirs: list[Heard], ours: list[Heard], facts: set[str], ledger: Ledger) -> tuple[str, ...] | None:
-    """The fewest rows that make both equal (*ledger* is then brought up to date); None: a finding."""
-    if theirs == ours and not +ledger and not -ledger:
-        return ()
+def _either(masks: Iterable[Alone]) -> Alone:
+    theirs = ours = 0
+    for their, our in masks:
+        theirs, ours = theirs | their, ours | our
+    return theirs, ours
+
+
+def explain(
+    theirs: list[Heard], ours: list[Heard], facts: set[str], ledger: Ledger, cookies: Cookies
+) -> tuple[str, ...] | None:
+    """The fewest rows that make both equal (*ledger*, *cookies* are then brought up to date); None: a finding."""
     rows = [row for row in ROWS if row.fact in facts]
-    for count in range(1, len(rows) + 1):
+    for count in range(len(rows) + 1):
         for chosen in combinations(rows, count):
             trial, left, right = Ledger(ledger), theirs, ours
             for row in chosen:
                 left, right = row.rewrite(left, right, trial)
-            if left == right:
+            alone = _either(row.alone for row in chosen)
+            if (count or not any(ledger.values())) and (known := alike(left, right, alone, cookies)) is not None:
                 ledger.clear()
                 ledger.update({key: value for key, value in trial.items() if value})
+                cookies.update(known)
                 return tuple(row.id for row in chosen)
     return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Mount
+    from fuzz.alike import Cookies
     from fuzz.voices import Heard
     from fuzz.worker import Worker
 
@@ -92,7 +93,6 @@ class Session:
         self._workers = workers
         self.several: set[int] = set()
         """Inode numbers of files that have had more than one name."""
-        self._removals: set[int] = set()
         self.base.mkdir(parents=True)
         for worker in workers:
             worker.begin(self.base)
@@ -104,6 +104,9 @@ class Session:
         self.voices = [self._voices(os.fsencode(base)) for _ in range(instances)]
         self.labels: list[dict[int, str]] = [{-1: "-"} for _ in range(instances)]
         self._ledgers = [{voice.name: allowed.Ledger() for voice in voices} for voices in self.voices]
+        self._cookies: list[dict[str, Cookies]] = [{voice.name: {} for voice in voices} for voices in self.voices]
+        self._recent: list[set[str]] = [set() for _ in self.voices]
+        """Facts that hold for what this instance has not read yet."""
 
     def _voices(self, base: bytes) -> list[Voice]:
         return [
@@ -194,7 +197,7 @@ class Session:
         """Keep the books: what is held, and which facts hold from now on."""
         verb, words = step.verb, step.arguments
         if verb in _OF_PAGES and not self.exact:
-            self.facts.add("read from the page cache")
+            self._recently("read ahead" if verb in {"willneed", "peek"} else "read from the page cache")
         if verb == "poke":
             self.facts.add("stored through a map")
         if result.isupper():
@@ -210,14 +213,18 @@ class Session:
         elif verb in {"close", "munmap", "end"}:
             held: dict[str, Any] = {"close": self.handles, "munmap": self.maps, "end": self.children}[verb]
             del held[words[0]]
-            self._removals.update(range(len(self.voices)))  # a removed file may have waited for it
+            self._recently("a name was removed")  # it may have waited for this
         elif verb == "cd":
             self.facts.add("held by a path only")
             (self.away.discard if words[0] == "/.." else self.away.add)(step.process)
         elif verb in {"unlink", "rmdir", "mv"}:
-            self._removals.update(range(len(self.voices)))
+            self._recently("a name was removed")
         elif verb in {"link", "linkfd"} and (found := self._found(words[1])) is not None:
             self.several.add(found.st_ino)
+
+    def _recently(self, fact: str) -> None:
+        for facts in self._recent:
+            facts.add(fact)
 
     def _note_open(self, step: Step, words: tuple[str, ...]) -> None:
         how = words[1] if len(words) == 4 else "RDONLY"  # noqa: PLR2004 - TARGET FLAGS as HANDLE
@@ -249,8 +256,9 @@ class Session:
         if step.verb == "pending":
             answers = self._ask(step.instance, lambda voice: voice.subscriber.pending())
             if len(set(answers.values())) > 1:
+                excused = self.facts | self._recent[step.instance]
                 self._read(step.instance)  # what is pending differs as the events do: a known difference, or a finding
-                if not self.facts:
+                if not excused:
                     raise Difference("pending", [str(answers)], step.instance)
             return ""
         if step.verb == "unwatch":
@@ -305,18 +313,18 @@ class Session:
 
     def _read(self, instance: int) -> None:
         kernel, *ours = self.voices[instance]
-        facts = self.facts | ({"a name was removed"} if instance in self._removals else set())
-        self._removals.discard(instance)
+        facts = self.facts | self._recent[instance]
+        self._recent[instance].clear()
         theirs = kernel.read()
         self.compared += len(theirs)
         for voice in ours:
             got = voice.read()
-            ledger = self._ledgers[instance][voice.name]
+            ledger, cookies = self._ledgers[instance][voice.name], self._cookies[instance][voice.name]
             deadline = time.monotonic() + self.grace
-            while (rows := allowed.explain(theirs, got, facts, ledger)) is None:
+            while (rows := allowed.explain(theirs, got, facts, ledger, cookies)) is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or len(got) >= len(theirs) or not voice.subscriber.wait(left):
-                    raise Difference(f"instance {instance}, {voice.name}", unlike(theirs, got), instance)
+                    raise Difference(f"instance {instance}, {voice.name}", unlike(theirs, got, cookies), instance)
                 got += voice.read()
             if theirs != got:
                 self.allowed.update(rows)
@@ -325,7 +333,7 @@ class Session:
             more = [*voice.read(), *kernel.read()]
             if more and "held by a path only" not in self.facts:
                 raise Difference(f"instance {instance}, {voice.name}: after a barrier", [*map(str, more)], instance)
-            if more and allowed.explain([], more, facts, ledger) is None:
+            if more and allowed.explain([], more, facts, ledger, cookies) is None:
                 raise Difference(f"instance {instance}, {voice.name}: after a barrier", [*map(str, more)], instance)
 
     def finish(self) -> None:
@@ -342,13 +350,15 @@ class Session:
                     if left <= 0 or not voice.subscriber.wait(left):
                         owed = [f"{wd}: {flags.spell(mask)} x {count}" for (wd, mask), count in ledger.items() if count]
                         raise Difference(f"instance {instance}, {name}: never told (kernel minus ours)", owed, instance)
-                    if allowed.explain([], voice.read(), self.facts, ledger) is None:
+                    if allowed.explain([], voice.read(), self.facts, ledger, self._cookies[instance][name]) is None:
                         raise Difference(f"instance {instance}, {name}: late", [*map(str, voice.heard)], instance)
 
 
-def unlike(theirs: list[Heard], ours: list[Heard]) -> list[str]:
-    """Say the difference, line by line."""
-    lines = difflib.unified_diff([*map(str, theirs)], [*map(str, ours)], "kernel", "notifyfs", lineterm="", n=6)
+def unlike(theirs: list[Heard], ours: list[Heard], cookies: Cookies) -> list[str]:
+    """Say the difference, line by line, with the kernel's numbers for cookies."""
+    numbers = {our: their for their, our in cookies.items()}
+    renumbered = [event._replace(cookie=numbers.get(event.cookie, event.cookie)) for event in ours]
+    lines = difflib.unified_diff([*map(str, theirs)], [*map(str, renumbered)], "kernel", "notifyfs", lineterm="", n=6)
     return list(lines)[2:]
 
 

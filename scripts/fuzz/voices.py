@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import kernel
 import subscriber
-from notifyfs.core import flags
 
 if TYPE_CHECKING:
     from scenario import Subscriber
@@ -92,21 +91,6 @@ class Voice:
         ]
         self.heard += news
         return news
-
-
-def is_file_access(event: Heard) -> bool:
-    """Whether a file was read: page caches hide that from notifyfs."""
-    return event.mask == flags.ACCESS
-
-
-def merged(events: list[Heard]) -> list[Heard]:
-    """What remains where equal neighbours are one; cookies are not compared, IGNORED never merges (parity: N7)."""
-    result: list[Heard] = []
-    for event in events:
-        again = result and (result[-1].wd, result[-1].mask, result[-1].name) == (event.wd, event.mask, event.name)
-        if not again or event.mask & flags.IGNORED:
-            result.append(event)
-    return result
 
 
 def _check(events: list[kernel.Event], data: bytes) -> None:

@@ -89,6 +89,14 @@ class Hands(Files):
         """Which descriptor it is, for ``/proc/PID/fd``."""
         return self._handles[handle]
 
+    def willneed(self, handle: str) -> None:
+        """Wait as well: nobody waits for what is read ahead, and it would be told in any later window (parity: R2)."""
+        super().willneed(handle)
+        if os.fstat(self._handles[handle]).st_size:
+            mapped = kernel.Map(self._handles[handle], shared=False)
+            mapped.peek()
+            mapped.close()
+
     def _close_unknown(self) -> None:
         known = {0, 1, 2, *self._handles.values(), *(pipe for _, pipe in self._children.values())}
         for number in map(int, os.listdir("/proc/self/fd")):

@@ -18,6 +18,7 @@ from notifyfs.client import Filter
 from notifyfs.core.flags import ALL_EVENTS, DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
 from notifyfs.core.wire import Origin
 from notifyfs.watching import filtering, lines
+from notifyfs.watching.losses import Losses
 from notifyfs.watching.patterns import Pattern
 from notifyfs.watching.session import FAILED, SEEN, Output, Session
 from notifyfs.watching.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
@@ -25,6 +26,7 @@ from notifyfs.watching.telling import Teller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from notifyfs.watching.targets import Target
 
@@ -303,6 +305,8 @@ def run(wishes: Wishes) -> int:
     if wishes.daemon:
         _go_to_background(output)
     say("Watches established.")
+    losses = Losses(voice.say)
+    _with_last_words(losses.tell)
     session = Session(
         watcher.connections.values(),
         line=line,
@@ -311,6 +315,7 @@ def run(wishes: Wishes) -> int:
         timeout=seconds,
         settle=settle,
         complain=voice.say,
+        losses=losses,
     )
     try:
         return session.run(output)
@@ -375,3 +380,16 @@ def _end_by_signals() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _with_last_words(say: Callable[[], None]) -> None:
+    """Let *say* speak before a signal ends the process: who stops a slow reader wants to know what it has lost."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # first: the next one ends it even if nobody reads what is said
+        say()
+        signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)

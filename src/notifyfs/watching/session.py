@@ -20,17 +20,13 @@ if TYPE_CHECKING:
     from notifyfs.client import Connection
     from notifyfs.core.wire import Record
     from notifyfs.watching.lines import Told
+    from notifyfs.watching.losses import Losses
     from notifyfs.watching.telling import Teller
 
 SEEN: Final = 0
 FAILED: Final = 1
 TIMED_OUT: Final = 2
 """Exit codes, inotifywait's."""
-
-_LOST: Final = (
-    "notifyfs watch: events were lost because they came faster than they were read; "
-    "the mount's option max_queued_events says how many may wait"
-)
 
 
 class Output:
@@ -103,6 +99,7 @@ class Session:
         timeout: seconds without any event after which it ends; None: never.
         settle: seconds without any event after which a batch is printed; None: each event at once.
         complain: takes a line for standard error (or syslog).
+        losses: says there what was lost.
 
     """
 
@@ -116,6 +113,7 @@ class Session:
         timeout: float | None,
         settle: float | None,
         complain: Callable[[str], None],
+        losses: Losses,
     ) -> None:
         self._connections = list(connections)
         self._line = line
@@ -125,10 +123,22 @@ class Session:
         self._timeout = timeout
         self._held = _Held(settle)
         self._complain = complain
+        self._losses = losses
         self._printed = 0
 
     def run(self, output: Output) -> int:
         """Print events until there is a reason to end; the exit code. OSError: its strerror is for the user."""
+        try:
+            code = self._run(output)
+        finally:
+            self._losses.tell()
+        if code is None:
+            self._complain("notifyfs watch: the mount has ended")
+            return FAILED
+        return code
+
+    def _run(self, output: Output) -> int | None:
+        """Print events; the exit code, None when the last mount has ended. OSError as ``run``."""
         deadline = deadline_in(self._timeout)
         while self._connections:
             for events in map(self._events, list(self._connections)):
@@ -143,15 +153,16 @@ class Session:
                 return code
             if time_is_up:
                 return TIMED_OUT
-            self._wait(earlier(deadline, self._held.until))
-        self._complain("notifyfs watch: the mount has ended")
-        return FAILED
+            if seconds_left(self._losses.until) == 0:
+                self._losses.tell()
+            self._wait(earlier(earlier(deadline, self._held.until), self._losses.until))
+        return None
 
     def _print(self, events: list[Told], lines: list[bytes]) -> int | None:
         """Append what is printed for *events*; the exit code if they are the last."""
         for event in events[:1] if self._first_only else events:
             if event.mask & Q_OVERFLOW:
-                self._complain(_LOST)
+                self._losses.add()
             if event.mask & self._asked:
                 lines.append(self._line(event))
                 self._printed += 1
