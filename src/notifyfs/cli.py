@@ -10,11 +10,11 @@ import contextlib
 import difflib
 import importlib
 import json
+import logging
 import os
 import re
 import signal
 import sys
-import syslog
 import traceback
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
@@ -353,8 +353,8 @@ def _background(source: str, mountpoint: str, options: Options, writing: int) ->
         if waiting:
             say(os.fsencode(failure.message))
         else:
-            syslog.openlog("notifyfs", syslog.LOG_PID)
-            syslog.syslog(syslog.LOG_ERR, printable(failure.message))
+            # Not by syslog(3), which waits for who does not read.
+            logging.getLogger(__name__).exception("%s", printable(failure.message))
         sys.exit(failure.exit_code)
     sys.exit(0)
 
