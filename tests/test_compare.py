@@ -61,6 +61,11 @@ def test_what_is_left_out_still_differs(fuse: None) -> None:
             ["root", 0, "open", 1, f"{BASE}/a", os.O_RDWR | os.O_CREAT, 0o644],
             ["root", 0, "seek", 1, 1 << 45, os.SEEK_SET],
         ],
+        "appended": [
+            ["root", 0, "open", 1, f"{BASE}/a", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644],
+            ["root", 0, "ftruncate", 1, 100],
+            ["root", 0, "map", 1, [0], 1, True, True],
+        ],
         "mapped": [
             ["root", 0, "open", 1, f"{BASE}/a", os.O_RDWR | os.O_CREAT, 0o755],
             ["root", 0, "ftruncate", 1, 100],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -42,6 +43,9 @@ class User(NamedTuple):
     gid: int
     groups: tuple[int, ...] = ()
 
+
+_SLOT: Final = {"map": 3, "write": 3, "pwrite": 3, "pwritev": 3, "direct": 3, "copy": 4, "sendfile": 4}
+"""Where an operation names the descriptor that it writes to."""
 
 USERS: Final = {"root": User(0, 0), "ann": User(12345, 12345, (5555,)), "bob": User(12346, 12346, (5555, 5556))}
 
@@ -82,11 +86,22 @@ class Side:
         """The outcome: an errno's name, or what the verb gives."""
         verb: Callable[..., Any] = getattr(self, "do_" + operation[2])
         try:
+            if "appended" in self.without and self._is_privileged_log(operation):
+                return "left out"
             return verb(*operation[3:])
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, str(error))
         except ValueError as error:  # mmap's own checks
             return str(error)
+
+    def _is_privileged_log(self, operation: Operation) -> bool:
+        """Whether it maps what was opened with O_APPEND, or writes to it what may clear setuid."""
+        if operation[2] not in _SLOT:
+            return False
+        fd = self.fd(operation[_SLOT[operation[2]]])
+        return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND) and (
+            operation[2] == "map" or bool(os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID))
+        )
 
     def close(self) -> None:
         """Close all that is open."""

@@ -325,10 +325,14 @@ def _mount(source: str, mountpoint: str, options: Options, *, foreground: bool, 
 
 def _past_the_mount(source: str, mountpoint: str) -> str | None:
     """Say who will go past a mount over its own source; before it is there, for later all paths look the same."""
+    from notifyfs import mounts
     from notifyfs.mounts import inside, mountinfo
 
-    covered = mountinfo.real(mountpoint)
-    return inside.warning(covered) if mountinfo.real(source) == covered else None
+    try:
+        covered = mountinfo.real(mountpoint)
+        return inside.warning(covered) if mountinfo.real(source) == covered else None
+    except mounts.MountError as error:
+        raise Failure(str(error)) from None
 
 
 def _background(source: str, mountpoint: str, options: Options, writing: int) -> NoReturn:

@@ -84,6 +84,8 @@ class Handle:
     """The kernel's page cache is bypassed: it cannot be mapped, and the kernel does not clear setuid."""
     may_be_mapped: bool = False
     """What is written may be the pages of a shared map."""
+    written: bool = False
+    """Something was, since it was last flushed."""
     stripped: bool = False
     """The last write cleared setuid or setgid, and nobody was told."""
     names: list[bytes] = attrs.field(factory=list)
@@ -280,7 +282,7 @@ class Operations(pyfuse3.Operations):
         before = os.fstat(fd)
         owner = fields.update_uid or fields.update_gid
         takes = fields.update_size or owner  # space, or privileges away
-        if handle is None and self._in_doubt(node, fd, before):
+        if handle is None and not _only_clears(attr, fields, before.st_mode) and self._in_doubt(node, fd, before):
             with self._as_caller(ctx):
                 _set(fd, attr, fields, opened=False)
         elif takes and before.st_mode & _PRIVILEGED and not self._own:
@@ -415,6 +417,7 @@ class Operations(pyfuse3.Operations):
             self._forget_attributes(number)
             self.report.tell_by("attributes", handle.entry, handle.caller, changed=(number,))
         if written:
+            handle.written = True
             self.report.tell_by("write", handle.entry, handle.caller, changed=(number,))
         # The kernel takes a short count for all when it writes back a map's pages, and would say nothing of the rest.
         if error is not None and (not written or (handle.may_be_mapped and off % mmap.PAGESIZE == 0)):
@@ -428,7 +431,8 @@ class Operations(pyfuse3.Operations):
         if self.source_answers is None:
             raise OSError(errno.ENOSYS, "nothing to flush")
         handle = self.handles[fh]
-        if handle.writable:
+        if handle.written:
+            handle.written = False
             await self._in_thread(lambda: os.close(os.dup(handle.fd)))
 
     @at_once
@@ -822,6 +826,14 @@ def _absent(seconds: float) -> EntryAttributes:
 def _empty(fd: int) -> None:
     # Not truncate(2): that leaves the modification time of an empty file on tmpfs, O_TRUNC does not (measured).
     os.close(os.open(magic(fd), os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def _only_clears(attr: EntryAttributes, fields: SetattrFields, mode: int) -> bool:
+    """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
+    others = (fields.update_size, fields.update_uid, fields.update_gid, fields.update_atime, fields.update_mtime)
+    if not fields.update_mode or any(others):
+        return False
+    return not stat.S_IMODE(mode ^ attr.st_mode) & ~(mode & _PRIVILEGED)
 
 
 def _set(fd: int, attr: EntryAttributes, fields: SetattrFields, *, opened: bool) -> None:
