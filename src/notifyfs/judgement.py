@@ -59,23 +59,21 @@ class Judgement:
 
         *fd* refers to it, where more than its owner and mode matters. If not, the kernel is made to ask.
         """
-        told, now = inode.told, _judged_by(found)
-        if told is None:
+        told = inode.told
+        now = (found.st_ctime_ns, found.st_mode, found.st_uid, found.st_gid)
+        if (told == now and not inode.doubted) or told is None:
             return True
         if inode.doubted:
             if inode.doubted < math.inf and (inode.in_use or monotonic() - inode.doubted < _UNDER_WAY):
                 return False  # each write makes the kernel drop answers: of an open file it may never hear
             if inode.doubted < math.inf:
                 inode.doubted = 0.0
-        if not inode.doubted:
-            if told == now:
+        if not inode.doubted and told[1:] == now[1:]:
+            if told == now or fd < 0:
                 return True
-            if told[1:] == now[1:]:
-                if fd < 0:
-                    return True
-                if not self._acl or inode.acl == access_list(fd):
-                    inode.told = now
-                    return True
+            if not self._acl or inode.acl == access_list(fd):
+                inode.told = now
+                return True
         inode.doubted = monotonic() if self._doubts else 0.0
         self._forget(inode.number)
         return False

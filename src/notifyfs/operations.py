@@ -143,7 +143,10 @@ class Operations(pyfuse3.Operations):
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         try:
-            with self._as_caller(ctx) if self._in_doubt(parent, self.backing.fd(parent)) else _NOBODY:
+            if self._in_doubt(parent, self.backing.fd(parent)):
+                with self._as_caller(ctx):
+                    entry, found = self.backing.look(parent, name)
+            else:
                 entry, found = self.backing.look(parent, name)
         except FileNotFoundError:
             if self._absent is None:
@@ -408,10 +411,12 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self.handles[fh]
         number = handle.entry.inode.number
-        put = self._write_direct if handle.direct else self._write
-        written, error = (
-            put(handle, buf, off) if self.source_answers is None else await self._in_thread(put, handle, buf, off)
-        )
+        if self.source_answers is not None:
+            written, error = await self._in_thread(self._write, handle, buf, off)
+        elif handle.direct:
+            written, error = self._write_direct(handle, buf, off)
+        else:
+            written, error = self._charged(handle.caller.uid, _write, handle.fd, buf, off)
         if handle.stripped:
             handle.stripped = False
             self._forget_attributes(number)
@@ -722,6 +727,8 @@ class Operations(pyfuse3.Operations):
             close_apart(handle.fd)
 
     def _write(self, handle: Handle, data: bytes, offset: int) -> tuple[int, OSError | None]:
+        if handle.direct:
+            return self._write_direct(handle, data, offset)
         return self._charged(handle.caller.uid, _write, handle.fd, data, offset)
 
     def _write_direct(self, handle: Handle, data: bytes, offset: int) -> tuple[int, OSError | None]:
@@ -734,7 +741,7 @@ class Operations(pyfuse3.Operations):
             fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
         try:
             if self._own or not found.st_mode & _PRIVILEGED:
-                return self._write(handle, data, offset)
+                return self._charged(caller.uid, _write, fd, data, offset)
             who = credentials(caller.thread)  # its number may be another's by now, who would have more rights
             with identity.acting_as(caller.uid, caller.gid, who.groups, 0 if caller.uid else who.capabilities):
                 result = _write(fd, data, offset)
