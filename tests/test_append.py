@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +97,39 @@ def test_append_that_is_taken_back_by_fcntl_writes_where_it_is_told(mount: Mount
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
         os.pwrite(fd, b"!", 0)
     assert get(mount.source / "f") == b"01abc56789\0\0end!"
+
+
+def test_append_that_was_taken_back_by_whoever_has_gone_since_writes_where_it_is_told(mount: Mount) -> None:
+    put(mount.source / "f", b"0123456789")
+    opened_there: list[int] = []
+    opener = threading.Thread(target=lambda: opened_there.append(os.open(mount.root / "f", LOG)))
+    opener.start()
+    opener.join()
+    (fd,) = opened_there
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_APPEND)
+    os.pwrite(fd, b"XX", 0)
+    os.close(fd)
+    assert get(mount.source / "f") == b"XX23456789"
+
+
+def test_another_descriptor_of_the_opener_does_not_make_it_write_over_the_source_s(mount: Mount) -> None:
+    put(mount.source / "f", b"0123456789")
+    go, ready = os.pipe()
+    log, other = os.open(mount.root / "f", LOG), os.open(mount.root / "f", os.O_RDWR)
+
+    def append() -> None:
+        os.read(go, 1)
+        os.write(log, b"CHILD")
+
+    child = start_child(append)
+    os.close(log)
+    with opened(mount.source / "f", LOG) as server:
+        os.write(server, b"SRCSRC")
+    os.write(ready, b"!")
+    collect(child)
+    for fd in (go, ready, other):
+        os.close(fd)
+    assert get(mount.source / "f") == b"0123456789SRCSRCCHILD"
 
 
 def test_a_map_of_a_file_that_is_appended_is_written_in_its_place(mount: Mount) -> None:

@@ -277,6 +277,33 @@ def test_writing_through_a_descriptor_that_cannot_be_mapped_counts_what_was_writ
         mount.finish()
 
 
+def test_what_was_removed_from_a_server_that_goes_by_paths_was_removed(
+    fuse: None, tmp_path: Path, mounted: Callable[..., Mount]
+) -> None:
+    """It knows nothing of a file without a name; that is no answer to who removed the name."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "bound").mkdir()
+    run("bindfs", tmp_path / "tree", tmp_path / "bound")
+    try:
+        mount = mounted(source=tmp_path / "bound")
+        subscriber = Subscriber(mount.socket)
+        subscriber.add(b"", flags.CREATE | flags.DELETE | flags.MOVE)
+        for name in ("a", "b", "c"):
+            put(mount.root / name, name.encode())
+        os.mkdir(mount.root / "d")
+        os.unlink(mount.root / "a")
+        os.rename(mount.root / "b", mount.root / "c")
+        os.rmdir(mount.root / "d")
+        assert os.listdir(mount.root) == os.listdir(tmp_path / "tree") == ["c"]
+        assert get(mount.root / "c") == b"b"
+        heard = [event.mask & ~flags.ISDIR for event in subscriber.drain()]
+        assert heard == [flags.CREATE] * 4 + [flags.DELETE, flags.MOVED_FROM, flags.MOVED_TO, flags.DELETE]
+        subscriber.close()
+        mount.finish()
+    finally:
+        run("umount", "-l", tmp_path / "bound")
+
+
 def test_what_a_server_refuses_at_the_end_is_an_error_of_close(
     faulty: FaultySource, mounted: Callable[..., Mount]
 ) -> None:

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kernel
-from posix_support import GROUP, OTHER, SUPPLEMENTARY, USER, as_user, call, mode_of, opened, put
+from posix_support import (
+    GROUP,
+    OTHER,
+    SUPPLEMENTARY,
+    USER,
+    as_user,
+    call,
+    collect,
+    mode_of,
+    opened,
+    put,
+    start_child,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +121,39 @@ def test_giving_a_file_to_another_group_clears_what_linux_clears(place: Place, m
         keeps = owner_is_member and not mode & stat.S_IXGRP
         assert mode_of(name) == (mode & ~stat.S_ISUID if keeps else mode & 0o777)
         assert os.stat(name).st_gid == SUPPLEMENTARY
+
+
+def as_container_root(action: Callable[[], object]) -> None:
+    """As uid 0 of a user namespace, USER outside, where OTHER is uid 1."""
+    ready, go = os.pipe(), os.pipe()
+
+    def act() -> None:
+        call("unshare", CLONE_NEWUSER)
+        os.write(ready[1], b"!")
+        os.read(go[0], 1)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        action()
+
+    child = start_child(act)
+    os.read(ready[0], 1)
+    for kind in ("uid", "gid"):
+        with open(f"/proc/{child[0]}/{kind}_map", "w", encoding="ascii") as table:
+            table.write(f"0 {USER} 1\n1 {OTHER} 1\n")
+    os.write(go[1], b"!")
+    collect(child)
+    for end in (*ready, *go):
+        os.close(end)
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o6755, 0o2755, 0o755])
+def test_root_of_a_container_gives_away_the_files_of_its_users(place: Place, mode: int) -> None:
+    put("f")
+    os.chown("f", OTHER, OTHER)
+    os.chmod("f", mode)
+    as_container_root(lambda: os.chown("f", 0, 0))
+    found = os.stat("f")
+    assert (found.st_uid, found.st_gid, mode_of("f")) == (USER, USER, 0o755)
 
 
 def test_trusted_attributes_are_listed_to_whom_the_kernel_lists_them(place: Place) -> None:

@@ -30,6 +30,7 @@ from posix_support import (
     as_user,
     become,
     collect,
+    get,
     mode_of,
     opened,
     start_child,
@@ -198,6 +199,58 @@ def test_an_access_list_taken_back_in_the_source_is_gone_at_once(mount: Mount) -
     os.setxattr(file, "system.posix_acl_access", acl(rows[0], (USER_TAG, 4, OTHER), *rows[1:]))
     assert mode_of(file) == mode
     assert outcome(mount, read, "f") == "EACCES"
+
+
+def tree_of_another_s(mount: Mount) -> Path:
+    """The directory d of OTHER's with d/e/old, all open to everybody, and known to the kernel."""
+    (mount.source / "d/e").mkdir(parents=True)
+    (mount.source / "d/e/old").write_bytes(b"open")
+    for path in (mount.source / "d/e/old", mount.source / "d/e", mount.source / "d"):
+        os.chown(path, OTHER, OTHER)
+        path.chmod(0o755)
+    os.setxattr(mount.source / "d/e/old", ATTRIBUTE, b"open")
+    assert outcome(mount, read, "d/e/old") == b"open"
+    return mount.source / "d"
+
+
+HIDDEN: dict[str, Callable[[int], object]] = {
+    "read what is new": lambda root: read(b"d/e/new", root),
+    "read what was there": lambda root: read(b"d/e/old", root),
+    "list": lambda root: os.listdir(os.open(b"d/e", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)),
+    "get an attribute": lambda root: (os.fchdir(root), os.getxattr(b"d/e/old", ATTRIBUTE)),
+}
+
+
+@pytest.mark.parametrize("trick", HIDDEN)
+def test_a_directory_made_private_in_the_source_hides_all_below(mount: Mount, trick: str) -> None:
+    private = tree_of_another_s(mount)
+    private.chmod(0o700)
+    (private / "e/new").write_bytes(SECRET)
+    (private / "e/old").write_bytes(SECRET)
+    os.setxattr(private / "e/old", ATTRIBUTE, SECRET)
+    later = time.monotonic() + 0.01  # what was just found to be open is not looked at for 2 ms
+    wait_until(lambda: time.monotonic() > later)
+    assert outcome(mount, lambda _, root: HIDDEN[trick](root), "") == "EACCES"
+
+
+def test_who_stands_below_a_directory_that_is_made_private_goes_on(mount: Mount) -> None:
+    """As on Linux: a walk from the working directory does not lead through what is above."""
+    private = tree_of_another_s(mount)
+    root, ready, go = os.open(mount.root, os.O_PATH), os.pipe(), os.pipe()
+
+    def stay() -> list[bytes]:
+        os.fchdir(os.open("d/e", os.O_PATH | os.O_DIRECTORY, dir_fd=root))
+        os.write(ready[1], b"!")
+        os.read(go[0], 1)
+        return [get("old") for _ in range(5)]
+
+    child = start_child(stay, lambda: become(USER, USER, ()))
+    os.read(ready[0], 1)
+    private.chmod(0o700)
+    os.write(go[1], b"!")
+    assert collect(child) == [b"open"] * 5
+    for end in (root, *ready, *go):
+        os.close(end)
 
 
 def test_what_is_changed_through_an_open_descriptor_still_works_after_a_change_in_the_source(mount: Mount) -> None:

@@ -112,6 +112,12 @@ ROWS: Final = (
     Row("R2", "read ahead", "reading ahead is a READ like any other", alone=(0, flags.ACCESS)),
     Row("W2", "readv of nothing", "readv(2) at the end is an ACCESS to Linux; FUSE has no readv", _without_this_read),
     Row("W7", "stored through a map", "pages written back arrive as WRITE: a MODIFY too many", alone=(0, flags.MODIFY)),
+    Row(
+        "A6",
+        "setuid may be cleared past the page cache",
+        "the kernel's own watches do not hear that the daemon clears it",
+        alone=(0, flags.ATTRIB),
+    ),
     Row("U4", "held by a path only", "O_PATH, working directories: only FORGET tells of them", _without_deaths),
     Row("U4 (held back)", "a name was removed", "an undecided death splits what would have merged", _merged),
     Row(

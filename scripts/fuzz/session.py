@@ -36,6 +36,7 @@ _BLOCKING = frozenset({"touch", "put", "append", "cat", "open", "install", "chat
 _BY_DESCRIPTOR = frozenset({"chmod", "chown", "utimes", "setxattr", "removexattr", "open"})
 """With a handle as their target these reach FUSE as the inode alone."""
 
+_WRITING = frozenset({"write", "pwrite", "writev", "copy", "sendfile", "splice", "posix_fallocate"})
 _OF_PAGES = frozenset({"read", "pread", "readv", "copy", "sendfile", "splice", "willneed", "peek", "posix_fallocate"})
 """What may read a page that is in memory; posix_fallocate(3) reads a byte of each block that is there."""
 
@@ -152,6 +153,8 @@ class Session:
             return self._listen(step)
         if step.process >= len(self._workers) or self._would_block(step):
             return SKIPPED
+        if self._may_clear(step):
+            self._recently("setuid may be cleared past the page cache")
         fact = self._passing_fact(step)
         if fact:
             self.read_all()
@@ -182,6 +185,14 @@ class Session:
             found = self._found(step.arguments[0])
             return found is not None and _kind(found.st_mode) == "special"
         return False
+
+    def _may_clear(self, step: Step) -> bool:
+        """Whether it writes past the page cache to what is set-user-ID: the kernel then does not clear that itself."""
+        if step.verb == "append" and step.arguments[0].startswith("/"):
+            found = self._found(step.arguments[0])
+            return found is not None and bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
+        written = [self.handles[word].flags for word in step.arguments[:2] if word in self.handles]
+        return step.verb in _WRITING and any(self.exact or "APPEND" in flags for flags in written)
 
     def _passing_fact(self, step: Step) -> str:
         """What holds for this step only, which is then compared alone."""

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 CAP_CHOWN: Final = 1 << 0
 CAP_DAC_OVERRIDE: Final = 1 << 1
+CAP_FOWNER: Final = 1 << 3
 CAP_FSETID: Final = 1 << 4
 CAP_SYS_ADMIN: Final = 1 << 21
 _CAP_SYS_RESOURCE: Final = 1 << 24

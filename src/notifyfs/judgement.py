@@ -49,6 +49,7 @@ class Judgement:
         if self._doubts and told is not None and told[1:] != now[1:]:
             inode.doubted = math.inf
         inode.told = now
+        inode.told_size(found.st_size)
 
     def changed(self, inode: Inode, found: os.stat_result) -> None:
         """The kernel itself had this done, and will know it like this."""
@@ -71,22 +72,41 @@ class Judgement:
         if not inode.doubted and told[1:] == now[1:]:
             if told == now or fd < 0:
                 return True
-            if not self._acl or inode.acl == access_list(fd):
+            if self._same_list(inode, fd):
                 inode.told = now
                 return True
         inode.doubted = monotonic() if self._doubts else 0.0
         self._forget(inode.number)
         return False
 
+    def _same_list(self, inode: Inode, fd: int) -> bool:
+        # None: the kernel has not asked for it, and has judged without.
+        return not self._acl or inode.acl is None or inode.acl == access_list(fd)
 
-def access_list(fd: int) -> bytes | None:
-    """The access list of the file that *fd* (``O_PATH`` is enough) refers to; None where it has none."""
+    def lets_walk(self, place: Inode, found: os.stat_result, fd: int) -> bool:
+        """Whether the kernel walks through the directory *place*, *found* like this just now, by what is so.
+
+        If not, it is made to ask, and the next walk will be right. Who looks from a descriptor or a working
+        directory below does not walk here, and is let by it then.
+        """
+        told, now = place.told, _judged_by(found)
+        if told is None or place.way == now or (told == now and place.doubted != math.inf):
+            return True
+        if told[1:] == now[1:] and place.doubted != math.inf and self._same_list(place, fd):
+            return True
+        place.way = now
+        self._forget(place.number)
+        return False
+
+
+def access_list(fd: int) -> bytes:
+    """The access list of the file that *fd* (``O_PATH`` is enough) refers to; empty where it has none."""
     try:
         return os.getxattr(magic(fd), ACL)
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
-        return None
+        return b""
 
 
 def _judged_by(found: os.stat_result) -> tuple[int, int, int, int]:

@@ -55,9 +55,10 @@ _FMODE_EXEC: Final = 0x20  # exec's open
 _DROPPED_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_DIRECT | _FMODE_EXEC
 
 _PRIVILEGED: Final = stat.S_ISUID | stat.S_ISGID
-_JUDGED: Final = identity.CAP_CHOWN | identity.CAP_DAC_OVERRIDE
+_JUDGED: Final = identity.CAP_CHOWN | identity.CAP_DAC_OVERRIDE | identity.CAP_FOWNER
 """What a caller needs to truncate and to chown where the kernel has judged already."""
 _NOBODY: Final = nullcontext()
+_FRESH: Final = 0.002  # seconds for which the directories above are taken to be as they were found
 _MOMENT: Final = 1_000_000_000  # ns: a time no older than that when it arrives may have been UTIME_NOW
 
 MOST_TASKS: Final = 4096
@@ -142,6 +143,7 @@ class Operations(pyfuse3.Operations):
     @on_source
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
+        self._check_way(parent, ctx)
         try:
             if self._in_doubt(parent, self.backing.fd(parent)):
                 with self._as_caller(ctx):
@@ -168,6 +170,7 @@ class Operations(pyfuse3.Operations):
     @on_source
     def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
+        self._check_way(parent, ctx)
         fd = self.backing.fd(parent)
         with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
             os.mkdir(name, mode & 0o7777, dir_fd=fd)
@@ -196,7 +199,13 @@ class Operations(pyfuse3.Operations):
         with self.backing.borrowed(node) as fd:
             into = self.backing.fd(parent)
             doubt = self._in_doubt(node, fd) | self._in_doubt(parent, into)
-            self._do(doubt, ctx, os.link, magic(fd), new_name, dst_dir_fd=into, follow_symlinks=True)
+            try:
+                self._do(doubt, ctx, os.link, magic(fd), new_name, dst_dir_fd=into, follow_symlinks=True)
+            except FileNotFoundError:
+                if node.entry.live and not os.fstat(fd).st_nlink:  # replaced behind the mount: look again
+                    self.inodes.vanish(node.entry.parent, node.entry.name)
+                    raise OSError(errno.ESTALE, "replaced behind the mount", str(node.number)) from None
+                raise
         if node.names is None:
             self.report.linked(node)
         return self._made("link", parent, new_name, ctx)
@@ -221,6 +230,8 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
         self.report.moved_on(ctx.pid)
+        self._check_way(source, ctx)
+        self._check_way(target, ctx)
         doubt = self._in_doubt(source, self.backing.fd(source)) | self._in_doubt(target, self.backing.fd(target))
         subject, unsure = self._check_known(source, name_old)
         doubt |= unsure
@@ -236,14 +247,14 @@ class Operations(pyfuse3.Operations):
             self.report.tell("rename", subject, ctx, Renamed(source, name_old, self.watches.cookie()), changed=places)
             self.report.tell("rename", other, ctx, Renamed(target, name_new, self.watches.cookie()), changed=places)
             return
-        victim, fd = None, -1
+        victim, fd, replaced = None, -1, 0
         if not flags & syscalls.RENAME_NOREPLACE:
             with suppress(FileNotFoundError):
-                victim, fd, unsure = self._hold_known(target, name_new)
+                victim, fd, replaced, unsure = self._hold_known(target, name_new)
                 doubt |= unsure
         try:
             self._rename(source, name_old, target, name_new, flags, ctx, in_doubt=doubt)
-            dies = victim is not None and self.inodes.remove(victim, os.fstat(fd).st_nlink)
+            dies = victim is not None and self.inodes.remove(victim, _links_left(fd, replaced))
         except BaseException:
             if victim is not None:
                 os.close(fd)
@@ -264,6 +275,7 @@ class Operations(pyfuse3.Operations):
     @on_source
     def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         node = self.inodes[inode]
+        self._check_way(node, ctx)
         fd = self.backing.fd(node)
         return self._do(self._in_doubt(node, fd), ctx, os.readlink, b"", dir_fd=fd)
 
@@ -285,7 +297,10 @@ class Operations(pyfuse3.Operations):
         before = os.fstat(fd)
         owner = fields.update_uid or fields.update_gid
         takes = fields.update_size or owner  # space, or privileges away
-        if handle is None and not _only_clears(attr, fields, before.st_mode) and self._in_doubt(node, fd, before):
+        judged = handle is None and not self._clears_for_a_writer(node, attr, fields, before)
+        if judged and not node.in_use:  # else it may be by a descriptor
+            self._check_way(node, ctx)
+        if judged and self._in_doubt(node, fd, before):
             with self._as_caller(ctx):
                 _set(fd, attr, fields, opened=False)
         elif takes and before.st_mode & _PRIVILEGED and not self._own:
@@ -315,9 +330,16 @@ class Operations(pyfuse3.Operations):
         fd = self.backing.fd(node)
         if name == ACL:
             node.acl = access_list(fd)
-        # Others take no permission to read. The kernel asks for one before each write.
-        with self._as_caller(ctx) if name.startswith(b"user.") and self._in_doubt(node, fd) else _NOBODY:
+        # The kernel asks for security.capability before each write.
+        judged = name.startswith(b"user.")
+        if judged and not node.in_use:
+            self._check_way(node, ctx)
+        with self._as_caller(ctx) if judged and self._in_doubt(node, fd) else _NOBODY:
             return os.getxattr(magic(fd), name)
+
+    def _xattr_in_doubt(self, node: Inode, fd: int, name: bytes) -> bool:
+        # The others are for capabilities to judge; and the kernel itself removes security.capability for who writes.
+        return name.startswith((b"user.", b"system.")) and self._in_doubt(node, fd)
 
     @on_source
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
@@ -332,7 +354,7 @@ class Operations(pyfuse3.Operations):
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
-        self._do(self._in_doubt(node, fd), ctx, os.setxattr, magic(fd), name, value)
+        self._do(self._xattr_in_doubt(node, fd, name), ctx, os.setxattr, magic(fd), name, value)
         if name == ACL:
             self._strip_setgid(fd, ctx)
             self.judgement.changed(node, os.fstat(fd))
@@ -342,7 +364,7 @@ class Operations(pyfuse3.Operations):
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
-        self._do(self._in_doubt(node, fd), ctx, os.removexattr, magic(fd), name)
+        self._do(self._xattr_in_doubt(node, fd, name), ctx, os.removexattr, magic(fd), name)
         if name == ACL:
             self.judgement.changed(node, os.fstat(fd))
         self.report.tell_change("attributes", node, ctx)
@@ -368,6 +390,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self.inodes[parent_inode]
         kept = flags & ~_DROPPED_FLAGS
+        self._check_way(parent, ctx)
         into = self.backing.fd(parent)
         try:
             with self._making(ctx, in_doubt=self._in_doubt(parent, into)):
@@ -423,6 +446,7 @@ class Operations(pyfuse3.Operations):
             self.report.tell_by("attributes", handle.entry, handle.caller, changed=(number,))
         if written:
             handle.written = True
+            handle.entry.inode.written_to(off + written)
             self.report.tell_by("write", handle.entry, handle.caller, changed=(number,))
         # The kernel takes a short count for all when it writes back a map's pages, and would say nothing of the rest.
         if error is not None and (not written or (handle.may_be_mapped and off % mmap.PAGESIZE == 0)):
@@ -454,6 +478,7 @@ class Operations(pyfuse3.Operations):
     @on_source
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         node = self.inodes[inode]
+        self._check_way(node, ctx)
         fd = self.backing.fd(node)
         how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         if self._in_doubt(node, fd):
@@ -520,6 +545,22 @@ class Operations(pyfuse3.Operations):
         with self._as_caller(ctx):
             return call(*args, **kwargs)
 
+    def _check_way(self, place: Inode, ctx: RequestContext) -> None:
+        """See to it that the kernel has walked to *place* by what is so; ESTALE, after which it walks again."""
+        if not ctx.uid:
+            return
+        now, lowest = time.monotonic(), place
+        if now - lowest.walked < _FRESH:
+            return
+        while place is not self.inodes.root:
+            place = place.entry.parent
+            fd = self.backing.fd(place)
+            if not self.judgement.lets_walk(place, os.fstat(fd), fd):
+                with self._as_caller(ctx) if not self._own else _NOBODY:
+                    if not syscalls.may_search(fd):
+                        raise OSError(errno.ESTALE, "changed behind the mount", str(place.number))
+        lowest.walked = now
+
     def _check_may_open(self, fd: int, flags: int, ctx: RequestContext) -> None:
         """Raise what open(2) with these flags says to the caller of the file that *fd* refers to."""
         with self._as_caller(ctx):
@@ -558,6 +599,17 @@ class Operations(pyfuse3.Operations):
                 notes.drop_pages(file.number)
                 self.settling.mark()  # the watch is answered when that is done
 
+    def _clears_for_a_writer(
+        self, node: Inode, attr: EntryAttributes, fields: SetattrFields, before: os.stat_result
+    ) -> bool:
+        """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
+        others = (fields.update_size, fields.update_uid, fields.update_gid, fields.update_atime, fields.update_mtime)
+        if not fields.update_mode or any(others) or not before.st_mode & _PRIVILEGED:
+            return False
+        if stat.S_IMODE(before.st_mode ^ attr.st_mode) & ~(before.st_mode & _PRIVILEGED):
+            return False
+        return any(handle.writable and handle.entry.inode is node for handle in self.handles.values())
+
     @contextmanager
     def _making(self, ctx: RequestContext, *, in_doubt: bool) -> Iterator[None]:
         """What is created in here belongs to the caller, and has the caller's umask. *in_doubt*: see ``_in_doubt``."""
@@ -592,12 +644,13 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = self.inodes[parent_inode]
         self.report.moved_on(ctx.pid)
+        self._check_way(parent, ctx)
         doubt = self._in_doubt(parent, self.backing.fd(parent))
-        entry, fd, unsure = self._hold_known(parent, name)
+        entry, fd, links, unsure = self._hold_known(parent, name)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
             self._do(doubt | unsure, ctx, call, name, dir_fd=self.backing.fd(parent))
-            dies = self.inodes.remove(entry, os.fstat(fd).st_nlink)
+            dies = self.inodes.remove(entry, _links_left(fd, links))
         except BaseException:
             os.close(fd)
             self.inodes.reap(entry.inode)
@@ -613,8 +666,8 @@ class Operations(pyfuse3.Operations):
         else:
             self.backing.pin(inode, fd)
 
-    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int, bool]:
-        """``Backing.hold`` for the file that the kernel knows by this name, and whether that is in doubt.
+    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int, int, bool]:
+        """``Backing.hold`` for the file that the kernel knows by this name: how many links it has, and ``_in_doubt``.
 
         ESTALE if it is another now. The kernel has judged the one that it knows (sticky directories): it looks again.
         """
@@ -622,7 +675,7 @@ class Operations(pyfuse3.Operations):
         entry, fd, found = self.backing.hold(parent, name)
         try:
             self._check_same(known, entry)
-            return entry, fd, self._in_doubt(entry.inode, fd, found)
+            return entry, fd, found.st_nlink, self._in_doubt(entry.inode, fd, found)
         except OSError:
             os.close(fd)
             raise
@@ -665,6 +718,7 @@ class Operations(pyfuse3.Operations):
         if kept & os.O_ACCMODE == os.O_ACCMODE:
             kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
         operation = "open"
+        self._check_way(entry.inode, ctx)
         fd = self.backing.open(entry.inode, kept | self._reading)
         try:
             found = os.fstat(fd)
@@ -673,6 +727,7 @@ class Operations(pyfuse3.Operations):
             if flags & os.O_TRUNC:
                 before, found = found, self._truncate(fd, found, ctx)
                 operation = "open and truncate"
+                entry.inode.told_size(0)
                 if found.st_mode != before.st_mode:
                     operation = "open, truncate and strip"
                     self._forget_attributes(entry.inode.number)
@@ -735,8 +790,8 @@ class Operations(pyfuse3.Operations):
         """Write past the page cache: where an appended file ends, and what is cleared, the kernel does not see to."""
         fd, caller = handle.fd, handle.caller
         found = os.fstat(fd)
-        moved = handle.appends and offset != found.st_size and not appends(caller.thread, handle.entry.inode.number)
-        if moved:  # O_APPEND was taken back by fcntl(2), which nobody tells
+        moved = handle.appends and offset != found.st_size and not _is_at_end(handle, offset)
+        if moved:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
         try:
@@ -830,17 +885,31 @@ def _absent(seconds: float) -> EntryAttributes:
     return answer
 
 
+def _links_left(fd: int, before: int) -> int:
+    """How many links the file has after one of those *before* was removed."""
+    try:
+        return os.fstat(fd).st_nlink
+    except OSError:
+        # It is done, whatever this says: of a file without a name, a FUSE server that goes by paths knows nothing.
+        return before - 1
+
+
+def _is_at_end(handle: Handle, offset: int) -> bool:
+    """Whether *offset* is meant as the end of the file, for a handle that was opened to append.
+
+    FUSE does not tell when fcntl(2) has taken O_APPEND back. In doubt it has not: to append what was
+    meant for another place destroys nothing.
+    """
+    inode = handle.entry.inode
+    if offset == inode.ends[0]:
+        return True
+    shown = appends(handle.caller.thread, inode.number)
+    return offset in inode.ends if shown is None else shown
+
+
 def _empty(fd: int) -> None:
     # Not truncate(2): that leaves the modification time of an empty file on tmpfs, O_TRUNC does not (measured).
     os.close(os.open(magic(fd), os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC))
-
-
-def _only_clears(attr: EntryAttributes, fields: SetattrFields, mode: int) -> bool:
-    """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
-    others = (fields.update_size, fields.update_uid, fields.update_gid, fields.update_atime, fields.update_mtime)
-    if not fields.update_mode or any(others):
-        return False
-    return not stat.S_IMODE(mode ^ attr.st_mode) & ~(mode & _PRIVILEGED)
 
 
 def _set(fd: int, attr: EntryAttributes, fields: SetattrFields, *, opened: bool) -> None:

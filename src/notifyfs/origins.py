@@ -69,12 +69,12 @@ def descriptor_path(thread: int) -> bytes:
         return b""  # gone, another user's, or no descriptor (a path, AT_FDCWD)
 
 
-def appends(thread: int, number: int) -> bool:
-    """Whether *thread* appends to the file with inode *number*: not if none of its descriptors of that says so.
+def appends(thread: int, number: int) -> bool | None:
+    """Whether a descriptor by which *thread* writes to inode *number* has O_APPEND (/proc/PID/fdinfo, proc(5)).
 
-    fcntl(2) can take O_APPEND back, which FUSE does not tell; proc(5) does (/proc/PID/fdinfo).
+    None: it has no such descriptor, or is gone.
     """
-    seen = False
+    seen = None
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{thread}/fdinfo"):
             with suppress(OSError, ValueError, KeyError), open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
@@ -83,8 +83,8 @@ def appends(thread: int, number: int) -> bool:
                 if int(about[b"ino"]) == number and flags & os.O_ACCMODE:
                     if flags & os.O_APPEND:
                         return True
-                    seen = True
-    return not seen
+                    seen = False
+    return seen
 
 
 class Credentials(NamedTuple):

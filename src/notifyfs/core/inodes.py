@@ -21,6 +21,7 @@ ROOT: Final = 1
 """The node number of the mount's root (``FUSE_ROOT_ID``)."""
 
 _FIRST_SYNTHETIC: Final = 1 << 63
+_ENDS: Final = 8  # of so many answers in a row, which cross the same write, all may be dropped
 
 
 class Entry:
@@ -49,6 +50,7 @@ class Inode:
         "children",
         "device",
         "doubted",
+        "ends",
         "entry",
         "generation",
         "gone",
@@ -59,7 +61,9 @@ class Inode:
         "number",
         "pages",
         "told",
+        "walked",
         "watches",
+        "way",
     )
 
     def __init__(self, number: int, device: int, ino: int, *, is_dir: bool) -> None:
@@ -83,11 +87,27 @@ class Inode:
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
         self.told: tuple[int, int, int, int] | None = None
         """ctime, mode, user and group as the kernel was told last: what it judges permissions by."""
+        self.way: tuple[int, int, int, int] | None = None
+        """What ``told`` should be, where the kernel has been made to ask since it is so."""
+        self.walked = 0.0
+        """When the directories above were last found to be as told."""
         self.doubted = 0.0
         """Since when the kernel may judge by other attributes; 0: it does not; inf: and it was not made to ask."""
+        self.ends: tuple[int, ...] = ()
+        """Sizes that the kernel may believe it has, the likeliest first: an answer may be dropped, a write may not."""
         self.acl: bytes | None = None
-        """The access list that the kernel was told last."""
+        """The access list that the kernel was told last: b"" that there is none; None: it has not asked."""
         self.watches: dict[Instance, Watch] | None = None
+
+    def told_size(self, size: int) -> None:
+        """Note that the kernel is told this size."""
+        if self.ends[:1] != (size,):
+            self.ends = (size, *self.ends[: _ENDS - 1])
+
+    def written_to(self, end: int) -> None:
+        """Note that the kernel has written up to there: whatever it believed, it is no less now."""
+        if end > min(self.ends, default=-1):
+            self.ends = tuple(dict.fromkeys(max(end, size) for size in self.ends or (end,)))
 
     @property
     def in_use(self) -> bool:
