@@ -233,6 +233,7 @@ def test_a_map_that_finds_room_for_a_part_says_what_is_lost(
     written, _ = fill(mount.source / "big")
     os.truncate(mount.source / "big", written - (64 << 10))
     assert store(mount.root / "sparse", end) == errno.ENOSPC
+    assert "stored through a map is lost" in mount.log
     assert get(mount.source / "sparse") != CONTENT[: PAGES * mmap.PAGESIZE], "there was no room for all"
 
 

@@ -87,6 +87,8 @@ class Handle:
     """What is written may be the pages of a shared map."""
     written: bool = False
     """Something was, since it was last flushed."""
+    failed: bool = False
+    """Something that was written, and may have been pages of a map, had no room."""
     stripped: bool = False
     """The last write cleared setuid or setgid, and nobody was told."""
     names: list[bytes] = attrs.field(factory=list)
@@ -449,7 +451,12 @@ class Operations(pyfuse3.Operations):
             handle.entry.inode.written_to(off + written)
             self.report.tell_by("write", handle.entry, handle.caller, changed=(number,))
         # The kernel takes a short count for all when it writes back a map's pages, and would say nothing of the rest.
-        if error is not None and (not written or (handle.may_be_mapped and off % mmap.PAGESIZE == 0)):
+        mapped = handle.may_be_mapped and off % mmap.PAGESIZE == 0
+        if error is not None and (not written or mapped):
+            if mapped and not handle.failed:
+                handle.failed = True
+                what = "inode %d, opened by thread %d: %s: what was stored through a map is lost, if it was that"
+                log.warning(what, number, handle.caller.thread, error.strerror)
             raise error
         return written
 
