@@ -224,7 +224,7 @@ def test_a_change_of_the_status_moves_ctime_only(place: Place, change: str) -> N
 
 @by_both
 @pytest.mark.parametrize("kind", ["file", "setgid, no program", "directory", "fifo", "setuid"])
-def test_chown_of_nothing_moves_ctime(place: Place, kind: str) -> None:
+def test_chown_of_nothing_moves_ctime_on_the_mount_only_where_it_takes_something_away(place: Place, kind: str) -> None:
     put("clock")
     {"directory": os.mkdir, "fifo": os.mkfifo}.get(kind, put)("f")
     if kind.startswith("set"):
@@ -236,7 +236,7 @@ def test_chown_of_nothing_moves_ctime(place: Place, kind: str) -> None:
     os.chown("f", -1, -1)
 
     after = os.stat("f")
-    assert after.st_ctime_ns > before.st_ctime_ns
+    assert (after.st_ctime_ns > before.st_ctime_ns) == (kind == "setuid" or not place.mounted)
     assert os.stat(place.source / "f").st_ctime_ns == after.st_ctime_ns
     assert oct(after.st_mode) == oct(before.st_mode & ~stat.S_ISUID)
 

@@ -923,19 +923,16 @@ def _set(fd: int, attr: EntryAttributes, fields: SetattrFields, *, opened: bool)
     """Change what *fields* names. *opened*: *fd* is more than an ``O_PATH`` one."""
     path = magic(fd)
     owner = fields.update_uid or fields.update_gid
-    times = fields.update_atime or fields.update_mtime
-    # chown(2) of -1, -1 is the one call that asks for nothing, and moves the change time.
-    nothing = not (fields.update_size or owner or fields.update_mode or times)
     if fields.update_size and opened:
         os.ftruncate(fd, attr.st_size)
     elif fields.update_size:
         os.truncate(path, attr.st_size)
-    if owner or nothing:
+    if owner:
         os.chown(path, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
     # With a size or owner the mode is what the kernel makes of setuid and setgid; the source has done that by now.
     if fields.update_mode and not (fields.update_size or owner):
         os.chmod(path, stat.S_IMODE(attr.st_mode))
-    if times:
+    if fields.update_atime or fields.update_mtime:
         atime = attr.st_atime_ns if fields.update_atime else None
         mtime = attr.st_mtime_ns if fields.update_mtime else None
         try:
