@@ -546,7 +546,7 @@ class Operations(pyfuse3.Operations):
         return True
 
     def _do(self, doubt: bool, ctx: RequestContext, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``_do``, but *in doubt* as the caller, whom the source judges."""
+        """Call it as one whom the kernel let pass, and who pays for the space; in *doubt* the source judges."""
         if not doubt:
             return self._charged(ctx.uid, call, *args, **kwargs)
         with self._as_caller(ctx):
@@ -561,7 +561,10 @@ class Operations(pyfuse3.Operations):
             return
         while place is not self.inodes.root:
             place = place.entry.parent
-            fd = self.backing.fd(place)
+            try:
+                fd = self.backing.fd(place)
+            except OSError:
+                return  # moved behind the mount: the names are the kernel's to ask for
             if not self.judgement.lets_walk(place, os.fstat(fd), fd):
                 with self._as_caller(ctx) if not self._own else _NOBODY:
                     if not syscalls.may_search(fd):
