@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -233,6 +235,14 @@ def test_a_directory_made_private_in_the_source_hides_all_below(mount: Mount, tr
     assert outcome(mount, lambda _, root: HIDDEN[trick](root), "") == "EACCES"
 
 
+def readable(name: bytes) -> bool:
+    try:
+        return bool(get(name))
+    except OSError as error:
+        assert error.errno in (errno.EACCES, errno.ESTALE)  # noqa: PT017 - or it is read
+        return False
+
+
 def test_who_stands_below_a_directory_that_is_made_private_goes_on(mount: Mount) -> None:
     """As on Linux: a walk from the working directory does not lead through what is above."""
     private = tree_of_another_s(mount)
@@ -242,6 +252,7 @@ def test_who_stands_below_a_directory_that_is_made_private_goes_on(mount: Mount)
         os.fchdir(os.open("d/e", os.O_PATH | os.O_DIRECTORY, dir_fd=root))
         os.write(ready[1], b"!")
         os.read(go[0], 1)
+        wait_until(lambda: readable(b"old"))  # for 0.1 s it may have been walking from above
         return [get("old") for _ in range(5)]
 
     child = start_child(stay, lambda: become(USER, USER, ()))
@@ -251,6 +262,87 @@ def test_who_stands_below_a_directory_that_is_made_private_goes_on(mount: Mount)
     assert collect(child) == [b"open"] * 5
     for end in (root, *ready, *go):
         os.close(end)
+
+
+def test_a_file_that_may_be_read_only_now_is_not_truncated(mount: Mount) -> None:
+    """O_RDONLY|O_TRUNC is legal, and takes permission to write."""
+    file = mount.source / "f"
+    make_as(OTHER, file, b"kept", 0o666)
+    assert outcome(mount, read, "f") == b"kept"
+    file.chmod(0o644)
+    assert outcome(mount, lambda name, root: os.open(name, os.O_RDONLY | os.O_TRUNC, dir_fd=root), "f") == "EACCES"
+    assert file.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("how", ["truncate", "utimes", "set an attribute", "get an attribute"])
+def test_somebody_s_open_descriptor_is_not_everybody_s_way(mount: Mount, how: str) -> None:
+    private = tree_of_another_s(mount)
+    file = private / "e/old"
+    file.chmod(0o666)
+    os.stat(mount.root / "d/e/old")
+    with opened(mount.root / "d/e/old", os.O_RDONLY) as fd:
+        private.chmod(0o700)
+        file.write_bytes(SECRET)
+        os.setxattr(file, ATTRIBUTE, SECRET)
+        before = state(file)
+        later = time.monotonic() + 0.01
+        wait_until(lambda: time.monotonic() > later)
+
+        def use(name: bytes, root: int) -> object:
+            os.close(fd)  # the user's own process has none
+            return with_path(os.utime)(name, root) if how == "utimes" else FILES[how](name, root)
+
+        assert outcome(mount, use, "d/e/old") in ("EACCES", "ESTALE")
+        assert state(file) == before
+
+
+def test_no_link_leads_out_of_a_directory_made_private(mount: Mount) -> None:
+    private = tree_of_another_s(mount)
+    (private / "e/old").chmod(0o666)
+    os.stat(mount.root / "d/e/old")
+    private.chmod(0o700)
+    later = time.monotonic() + 0.01
+    wait_until(lambda: time.monotonic() > later)
+    link = with_path(lambda name: os.link(name, b"stolen"))
+    assert outcome(mount, link, "d/e/old") in ("EACCES", "ESTALE")
+    assert not (mount.source / "stolen").exists()
+
+
+def test_many_at_once_are_not_let_after_the_first(mount: Mount) -> None:
+    private = tree_of_another_s(mount)
+    names = [b"d/e/%d" % number for number in range(24)]
+    for name in names:
+        (mount.source / os.fsdecode(name)).write_bytes(b"open")
+        os.stat(os.path.join(os.fsencode(mount.root), name))
+    private.chmod(0o700)
+    later = time.monotonic() + 0.01
+    wait_until(lambda: time.monotonic() > later)
+
+    def trespass(_: bytes, root: int) -> int:
+        seen: list[object] = []
+
+        def look(name: bytes) -> None:
+            with suppress(OSError):
+                seen.append(read(name, root))
+
+        threads = [threading.Thread(target=look, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(seen)
+
+    assert outcome(mount, trespass, "") == 0
+
+
+def test_an_append_reaches_the_file_that_has_the_name_now(mount: Mount) -> None:
+    (mount.source / "log").write_bytes(b"one\n")
+    os.chmod(mount.root / "log", 0o664)  # after which the daemon has a descriptor of it
+    (mount.source / ".log").write_bytes(b"two\n")
+    (mount.source / ".log").rename(mount.source / "log")
+    with opened(mount.root / "log", os.O_WRONLY | os.O_APPEND) as fd:
+        os.write(fd, b"three\n")
+    assert (mount.source / "log").read_bytes() == b"two\nthree\n"
 
 
 def test_what_is_changed_through_an_open_descriptor_still_works_after_a_change_in_the_source(mount: Mount) -> None:
@@ -289,7 +381,7 @@ def judged(tmp_path: Path) -> tuple[Judgement, Inode, Path, list[int]]:
     file.touch(0o644)
     forgotten: list[int] = []
     inode = Inodes(0, 0, lambda _inode: None).root
-    judgement = Judgement(forgotten.append, acl=True, doubts=True)
+    judgement = Judgement(forgotten.append, lambda _inode: b"", doubts=True)
     judgement.tell(inode, file.stat())
     return judgement, inode, file, forgotten
 

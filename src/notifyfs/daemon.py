@@ -148,6 +148,7 @@ class _Daemon:
             access=options.access,
             acl=os.geteuid() == 0,
             noatime=options.noatime and os.geteuid() == 0,
+            others=options.allow_other or options.allow_root,
         )
         self.statistics = Statistics(watches, self._held)
         major, _, minor = line.device.partition(":")

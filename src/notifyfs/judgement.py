@@ -29,14 +29,18 @@ class Judgement:
     """What the kernel was told of each inode last.
 
     *forget* makes the kernel ask for an inode's attributes (a node number) before it judges by them again.
-    *acl*: whether it judges by access lists, too. *doubts*: whether somebody else can judge as long as it may go by
-    what is past; else the caller has to try again, and must find that done.
+    *access_list* gives that of an inode; None: the kernel does not judge by them. *doubts*: whether somebody else can
+    judge as long as it may go by what is past; else the caller has to try again, and must find that done.
     """
 
-    def __init__(self, forget: Callable[[int], None], *, acl: bool, doubts: bool) -> None:
+    def __init__(
+        self, forget: Callable[[int], None], access_list: Callable[[Inode], bytes] | None, *, doubts: bool
+    ) -> None:
         self._forget = forget
-        self._acl = acl
+        self._access_list = access_list
         self._doubts = doubts
+        self.forgot = False
+        """Whether the kernel was made to ask when the last answer was False, and may not have had the time."""
 
     def tell(self, inode: Inode, found: os.stat_result) -> None:
         """*found* is about to be told.
@@ -46,7 +50,7 @@ class Judgement:
         would drop this answer, too (measured on Linux 6.18).
         """
         told, now = inode.told, _judged_by(found)
-        if self._doubts and told is not None and told[1:] != now[1:]:
+        if self._doubts and told is not None and (told[1:] != now[1:] or self._is_another_list(inode, told, now)):
             inode.doubted = math.inf
         inode.told = now
         inode.told_size(found.st_size)
@@ -66,36 +70,49 @@ class Judgement:
             return True
         if inode.doubted:
             if inode.doubted < math.inf and (inode.in_use or monotonic() - inode.doubted < _UNDER_WAY):
+                self.forgot = False
                 return False  # each write makes the kernel drop answers: of an open file it may never hear
             if inode.doubted < math.inf:
                 inode.doubted = 0.0
         if not inode.doubted and told[1:] == now[1:]:
             if told == now or fd < 0:
                 return True
-            if self._same_list(inode, fd):
+            if self._access_list is None or inode.acl is None or inode.acl == access_list(fd):
                 inode.told = now
                 return True
         inode.doubted = monotonic() if self._doubts else 0.0
         self._forget(inode.number)
+        self.forgot = True
         return False
 
-    def _same_list(self, inode: Inode, fd: int) -> bool:
-        # None: the kernel has not asked for it, and has judged without.
-        return not self._acl or inode.acl is None or inode.acl == access_list(fd)
+    def _is_another_list(self, inode: Inode, told: tuple[int, ...], now: tuple[int, ...]) -> bool:
+        # The kernel keeps the list that it has when it is only told of another change time (measured on Linux 6.18).
+        if self._access_list is None or inode.acl is None or told[0] == now[0]:
+            return False
+        try:
+            return self._access_list(inode) != inode.acl
+        except OSError:
+            return True
 
     def lets_walk(self, place: Inode, found: os.stat_result, fd: int) -> bool:
         """Whether the kernel walks through the directory *place*, *found* like this just now, by what is so.
 
-        If not, it is made to ask, and the next walk will be right. Who looks from a descriptor or a working
-        directory below does not walk here, and is let by it then.
+        If not, it is made to ask, and later walks will be right: who looks from a descriptor or a working directory
+        below does not walk here, and is let by then.
         """
         told, now = place.told, _judged_by(found)
-        if told is None or place.way == now or (told == now and place.doubted != math.inf):
+        self.forgot = False
+        if place.way is not None and place.way[0] == now:
+            return monotonic() - place.way[1] > _UNDER_WAY
+        if told is None or (told == now and place.doubted != math.inf):
             return True
-        if told[1:] == now[1:] and place.doubted != math.inf and self._same_list(place, fd):
+        # A list of None: the kernel has not asked for it, and has judged without.
+        same = self._access_list is None or place.acl is None or place.acl == access_list(fd)
+        if told[1:] == now[1:] and place.doubted != math.inf and same:
             return True
-        place.way = now
+        place.way = now, monotonic()
         self._forget(place.number)
+        self.forgot = True
         return False
 
 

@@ -28,7 +28,7 @@ from notifyfs.core.flags import ACCESS, X_RECURSIVE
 from notifyfs.core.rules import Renamed, setattr_operation
 from notifyfs.descriptors import close_apart
 from notifyfs.judgement import ACL, Judgement, access_list
-from notifyfs.origins import Caller, appends, credentials
+from notifyfs.origins import Caller, Credentials, appends, credentials, holds
 from notifyfs.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -113,8 +113,10 @@ class Operations(pyfuse3.Operations):
         access: Literal["cached", "exact", "off"] = "cached",
         acl: bool = False,
         noatime: bool = False,
+        others: bool = True,
     ) -> None:
         super().__init__()
+        self._judges = others  # who may enter but is not let by the source; else all that may is the daemon's user
         self.source_answers: Callable[[], Awaitable[None]] | None = None
         self.enable_acl = acl
         self._reading = os.O_NOATIME if noatime else 0
@@ -134,7 +136,7 @@ class Operations(pyfuse3.Operations):
             watches.listening = self._drop_pages
         self._own = os.geteuid()
         self._charged = identity.uncharged if self._own else identity.charged
-        self.judgement = Judgement(self._forget_attributes, acl=acl, doubts=not self._own)
+        self.judgement = Judgement(self._forget_attributes, self._access_list if acl else None, doubts=not self._own)
         # Each of the requests that pyfuse3 lets wait may need one: those stuck on one file must not stop the others.
         self._threads = trio.CapacityLimiter(MOST_TASKS)
         self._buffer = memoryview(bytearray(_READ))
@@ -145,9 +147,8 @@ class Operations(pyfuse3.Operations):
     @on_source
     def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        self._check_way(parent, ctx)
         try:
-            if self._in_doubt(parent, self.backing.fd(parent)):
+            if self._in_doubt(parent, self.backing.fd(parent), ctx, refusal=errno.EACCES):
                 with self._as_caller(ctx):
                     entry, found = self.backing.look(parent, name)
             else:
@@ -172,9 +173,8 @@ class Operations(pyfuse3.Operations):
     @on_source
     def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        self._check_way(parent, ctx)
         fd = self.backing.fd(parent)
-        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd, ctx)):
             os.mkdir(name, mode & 0o7777, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
     def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         fd = self.backing.fd(parent)
-        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd, ctx)):
             os.mknod(name, mode, rdev, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
@@ -190,7 +190,7 @@ class Operations(pyfuse3.Operations):
     def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         fd = self.backing.fd(parent)
-        with self._making(ctx, in_doubt=self._in_doubt(parent, fd)):
+        with self._making(ctx, in_doubt=self._in_doubt(parent, fd, ctx)):
             os.symlink(target, name, dir_fd=fd)
         return self._made("make", parent, name, ctx)
 
@@ -200,7 +200,7 @@ class Operations(pyfuse3.Operations):
         self.report.moved_on(ctx.pid)
         with self.backing.borrowed(node) as fd:
             into = self.backing.fd(parent)
-            doubt = self._in_doubt(node, fd) | self._in_doubt(parent, into)
+            doubt = self._in_doubt(node, fd, ctx) | self._in_doubt(parent, into, ctx)
             try:
                 self._do(doubt, ctx, os.link, magic(fd), new_name, dst_dir_fd=into, follow_symlinks=True)
             except FileNotFoundError:
@@ -232,14 +232,13 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         source, target = self.inodes[parent_inode_old], self.inodes[parent_inode_new]
         self.report.moved_on(ctx.pid)
-        self._check_way(source, ctx)
-        self._check_way(target, ctx)
-        doubt = self._in_doubt(source, self.backing.fd(source)) | self._in_doubt(target, self.backing.fd(target))
-        subject, unsure = self._check_known(source, name_old)
+        doubt = self._in_doubt(source, self.backing.fd(source), ctx)
+        doubt |= self._in_doubt(target, self.backing.fd(target), ctx)
+        subject, unsure = self._check_known(source, name_old, ctx)
         doubt |= unsure
         self.inodes.check_move(subject, target)
         if flags & syscalls.RENAME_EXCHANGE:
-            other, unsure = self._check_known(target, name_new)
+            other, unsure = self._check_known(target, name_new, ctx)
             self.inodes.check_move(other, source)
             self._rename(source, name_old, target, name_new, flags, ctx, in_doubt=doubt | unsure)
             self.inodes.exchange(subject, other)
@@ -252,7 +251,7 @@ class Operations(pyfuse3.Operations):
         victim, fd, replaced = None, -1, 0
         if not flags & syscalls.RENAME_NOREPLACE:
             with suppress(FileNotFoundError):
-                victim, fd, replaced, unsure = self._hold_known(target, name_new)
+                victim, fd, replaced, unsure = self._hold_known(target, name_new, ctx)
                 doubt |= unsure
         try:
             self._rename(source, name_old, target, name_new, flags, ctx, in_doubt=doubt)
@@ -277,9 +276,8 @@ class Operations(pyfuse3.Operations):
     @on_source
     def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         node = self.inodes[inode]
-        self._check_way(node, ctx)
         fd = self.backing.fd(node)
-        return self._do(self._in_doubt(node, fd), ctx, os.readlink, b"", dir_fd=fd)
+        return self._do(self._in_doubt(node, fd, ctx), ctx, os.readlink, b"", dir_fd=fd)
 
     # Attributes
 
@@ -300,9 +298,7 @@ class Operations(pyfuse3.Operations):
         owner = fields.update_uid or fields.update_gid
         takes = fields.update_size or owner  # space, or privileges away
         judged = handle is None and not self._clears_for_a_writer(node, attr, fields, before)
-        if judged and not node.in_use:  # else it may be by a descriptor
-            self._check_way(node, ctx)
-        if judged and self._in_doubt(node, fd, before):
+        if judged and self._in_doubt(node, fd, ctx, before):
             with self._as_caller(ctx):
                 _set(fd, attr, fields, opened=False)
         elif takes and before.st_mode & _PRIVILEGED and not self._own:
@@ -334,29 +330,28 @@ class Operations(pyfuse3.Operations):
             node.acl = access_list(fd)
         # The kernel asks for security.capability before each write.
         judged = name.startswith(b"user.")
-        if judged and not node.in_use:
-            self._check_way(node, ctx)
-        with self._as_caller(ctx) if judged and self._in_doubt(node, fd) else _NOBODY:
+        with self._as_caller(ctx) if judged and self._in_doubt(node, fd, ctx) else _NOBODY:
             return os.getxattr(magic(fd), name)
 
-    def _xattr_in_doubt(self, node: Inode, fd: int, name: bytes) -> bool:
+    def _xattr_in_doubt(self, node: Inode, fd: int, name: bytes, ctx: RequestContext) -> bool:
         # The others are for capabilities to judge; and the kernel itself removes security.capability for who writes.
-        return name.startswith((b"user.", b"system.")) and self._in_doubt(node, fd)
+        return name.startswith((b"user.", b"system.")) and self._in_doubt(node, fd, ctx)
 
     @on_source
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
-        names = [os.fsencode(name) for name in os.listxattr(magic(self.backing.fd(self.inodes[inode])))]
+        node = self.inodes[inode]
+        self._check_way(node, ctx)
+        names = [os.fsencode(name) for name in os.listxattr(magic(self.backing.fd(node)))]
         visible = [name for name in names if not name.startswith(b"trusted.")]
         # The kernel lists trusted.* to CAP_SYS_ADMIN only (xattr(7)); here the daemon asks.
-        if len(visible) < len(names) and credentials(ctx.pid).capabilities & identity.CAP_SYS_ADMIN:
-            return names
-        return visible
+        who = credentials(ctx.pid) if len(visible) < len(names) else None
+        return names if who is not None and who.capabilities & identity.CAP_SYS_ADMIN else visible
 
     @on_source
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
-        self._do(self._xattr_in_doubt(node, fd, name), ctx, os.setxattr, magic(fd), name, value)
+        self._do(self._xattr_in_doubt(node, fd, name, ctx), ctx, os.setxattr, magic(fd), name, value)
         if name == ACL:
             self._strip_setgid(fd, ctx)
             self.judgement.changed(node, os.fstat(fd))
@@ -366,7 +361,7 @@ class Operations(pyfuse3.Operations):
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self.inodes[inode]
         fd = self.backing.fd(node)
-        self._do(self._xattr_in_doubt(node, fd, name), ctx, os.removexattr, magic(fd), name)
+        self._do(self._xattr_in_doubt(node, fd, name, ctx), ctx, os.removexattr, magic(fd), name)
         if name == ACL:
             self.judgement.changed(node, os.fstat(fd))
         self.report.tell_change("attributes", node, ctx)
@@ -392,10 +387,9 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self.inodes[parent_inode]
         kept = flags & ~_DROPPED_FLAGS
-        self._check_way(parent, ctx)
         into = self.backing.fd(parent)
         try:
-            with self._making(ctx, in_doubt=self._in_doubt(parent, into)):
+            with self._making(ctx, in_doubt=self._in_doubt(parent, into, ctx)):
                 fd = os.open(
                     name,
                     kept | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -485,10 +479,9 @@ class Operations(pyfuse3.Operations):
     @on_source
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         node = self.inodes[inode]
-        self._check_way(node, ctx)
         fd = self.backing.fd(node)
         how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        if self._in_doubt(node, fd):
+        if self._in_doubt(node, fd, ctx):
             with self._as_caller(ctx):
                 fd = os.open(magic(fd), how)
         else:
@@ -533,17 +526,33 @@ class Operations(pyfuse3.Operations):
 
     # Whom the kernel has let pass
 
-    def _in_doubt(self, inode: Inode, fd: int, found: os.stat_result | None = None) -> bool:
+    def _in_doubt(
+        self,
+        inode: Inode,
+        fd: int,
+        ctx: RequestContext,
+        found: os.stat_result | None = None,
+        *,
+        walked: bool = True,
+        refusal: int = errno.ESTALE,
+    ) -> bool:
         """Whether the source must judge the caller, since the kernel may have done so by what is past.
 
-        *fd* refers to *inode*, which was *found* like this; -1: only its owner matters. ESTALE where the daemon
-        cannot have it judged: the kernel then asks, and judges, again (``retry_estale``).
+        *fd* refers to *inode*, which was *found* like this; -1: only its owner matters. *walked*: the way there was
+        not looked at for this request. ESTALE, once, where the caller cannot be judged by us: the kernel then asks, and
+        judges, again (``retry_estale``). *refusal* is what who may not walk there any more gets.
         """
+        if not self._judges:
+            return False
+        if walked:
+            self._check_way(inode, ctx, refusal)
         if self.judgement.holds(inode, os.fstat(fd) if found is None else found, fd):
             return False
-        if self._own:
+        if not self._own and credentials(ctx.pid) is not None:
+            return True
+        if self.judgement.forgot:
             raise OSError(errno.ESTALE, "changed behind the mount", str(inode.number))
-        return True
+        return False
 
     def _do(self, doubt: bool, ctx: RequestContext, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it as one whom the kernel let pass, and who pays for the space; in *doubt* the source judges."""
@@ -552,9 +561,9 @@ class Operations(pyfuse3.Operations):
         with self._as_caller(ctx):
             return call(*args, **kwargs)
 
-    def _check_way(self, place: Inode, ctx: RequestContext) -> None:
-        """See to it that the kernel has walked to *place* by what is so; ESTALE, after which it walks again."""
-        if not ctx.uid:
+    def _check_way(self, place: Inode, ctx: RequestContext, refusal: int = errno.ESTALE) -> None:
+        """Raise *refusal* where the caller was let walk to *place* by what is past, and the source would not let it."""
+        if not self._judges or not ctx.uid:
             return
         now, lowest = time.monotonic(), place
         if now - lowest.walked < _FRESH:
@@ -565,11 +574,17 @@ class Operations(pyfuse3.Operations):
                 fd = self.backing.fd(place)
             except OSError:
                 return  # moved behind the mount: the names are the kernel's to ask for
-            if not self.judgement.lets_walk(place, os.fstat(fd), fd):
-                with self._as_caller(ctx) if not self._own else _NOBODY:
-                    if not syscalls.may_search(fd):
-                        raise OSError(errno.ESTALE, "changed behind the mount", str(place.number))
+            if not self.judgement.lets_walk(place, os.fstat(fd), fd) and not self._may_search(fd, ctx):
+                if lowest.in_use and holds(ctx.pid, lowest.number):
+                    return  # by its own descriptor, for which nobody walks
+                raise OSError(refusal, "changed behind the mount", str(place.number))
         lowest.walked = now
+
+    def _may_search(self, fd: int, ctx: RequestContext) -> bool:
+        if self._own or credentials(ctx.pid) is None:
+            return not self.judgement.forgot
+        with self._as_caller(ctx):
+            return syscalls.may_search(fd)
 
     def _check_may_open(self, fd: int, flags: int, ctx: RequestContext) -> None:
         """Raise what open(2) with these flags says to the caller of the file that *fd* refers to."""
@@ -578,11 +593,16 @@ class Operations(pyfuse3.Operations):
                 raise OSError(errno.EACCES, "no execute permission")
             if not flags & _FMODE_EXEC:
                 os.close(os.open(magic(fd), flags & ~_DROPPED_FLAGS | os.O_NONBLOCK | os.O_CLOEXEC))
+            if flags & os.O_TRUNC:
+                os.close(os.open(magic(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     def _as_caller(self, ctx: RequestContext, more: int = 0) -> AbstractContextManager[None]:
         """In here the source judges the caller, who has *more* capabilities."""
-        who = credentials(ctx.pid)
+        who = credentials(ctx.pid) or Credentials()
         return identity.acting_as(ctx.uid, ctx.gid, who.groups, who.capabilities | more)
+
+    def _access_list(self, inode: Inode) -> bytes:
+        return access_list(self.backing.fd(inode))
 
     def _forget_attributes(self, number: int) -> None:
         if self.settling.notes is not None:
@@ -654,9 +674,8 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = self.inodes[parent_inode]
         self.report.moved_on(ctx.pid)
-        self._check_way(parent, ctx)
-        doubt = self._in_doubt(parent, self.backing.fd(parent))
-        entry, fd, links, unsure = self._hold_known(parent, name)
+        doubt = self._in_doubt(parent, self.backing.fd(parent), ctx)
+        entry, fd, links, unsure = self._hold_known(parent, name, ctx)
         try:
             call = os.unlink if operation == "unlink" else os.rmdir
             self._do(doubt | unsure, ctx, call, name, dir_fd=self.backing.fd(parent))
@@ -676,7 +695,7 @@ class Operations(pyfuse3.Operations):
         else:
             self.backing.pin(inode, fd)
 
-    def _hold_known(self, parent: Inode, name: bytes) -> tuple[Entry, int, int, bool]:
+    def _hold_known(self, parent: Inode, name: bytes, ctx: RequestContext) -> tuple[Entry, int, int, bool]:
         """``Backing.hold`` for the file that the kernel knows by this name: how many links it has, and ``_in_doubt``.
 
         ESTALE if it is another now. The kernel has judged the one that it knows (sticky directories): it looks again.
@@ -685,17 +704,18 @@ class Operations(pyfuse3.Operations):
         entry, fd, found = self.backing.hold(parent, name)
         try:
             self._check_same(known, entry)
-            return entry, fd, found.st_nlink, self._in_doubt(entry.inode, fd, found)
+            return entry, fd, found.st_nlink, self._in_doubt(entry.inode, fd, ctx, found, walked=False)
         except OSError:
             os.close(fd)
             raise
 
-    def _check_known(self, parent: Inode, name: bytes) -> tuple[Entry, bool]:
+    def _check_known(self, parent: Inode, name: bytes, ctx: RequestContext) -> tuple[Entry, bool]:
         known = self.inodes.peek(parent, name)
         entry, found = self.backing.look(parent, name)
         self._check_same(known, entry)
         # To move a directory takes permission to write it: its ".." changes.
-        return entry, self._in_doubt(entry.inode, self.backing.fd(entry.inode) if entry.inode.is_dir else -1, found)
+        fd = self.backing.fd(entry.inode) if entry.inode.is_dir else -1
+        return entry, self._in_doubt(entry.inode, fd, ctx, found, walked=False)
 
     def _check_same(self, known: Entry | None, entry: Entry) -> None:
         if known is not None and entry is not known:
@@ -728,11 +748,12 @@ class Operations(pyfuse3.Operations):
         if kept & os.O_ACCMODE == os.O_ACCMODE:
             kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
         operation = "open"
-        self._check_way(entry.inode, ctx)
         fd = self.backing.open(entry.inode, kept | self._reading)
         try:
             found = os.fstat(fd)
-            if self._in_doubt(entry.inode, fd, found):
+            if not found.st_nlink and entry.live:
+                self._check_still_there(entry)
+            if self._in_doubt(entry.inode, fd, ctx, found):
                 self._check_may_open(fd, flags, ctx)
             if flags & os.O_TRUNC:
                 before, found = found, self._truncate(fd, found, ctx)
@@ -747,6 +768,11 @@ class Operations(pyfuse3.Operations):
         info = self._handle(fd, entry, flags, ctx, found)
         self.report.tell(operation, entry, ctx)
         return info
+
+    def _check_still_there(self, entry: Entry) -> None:
+        """ESTALE where another file, or none, has this name in the source by now: the kernel looks again."""
+        if self.backing.look(entry.parent, entry.name)[0] is not entry:
+            raise OSError(errno.ESTALE, "replaced behind the mount", entry.name)
 
     def _truncate(self, fd: int, found: os.stat_result, ctx: RequestContext) -> os.stat_result:
         """Truncate for an open with O_TRUNC; the attributes then, in which setuid or setgid may be gone."""
@@ -807,7 +833,8 @@ class Operations(pyfuse3.Operations):
         try:
             if self._own or not found.st_mode & _PRIVILEGED:
                 return self._charged(caller.uid, _write, fd, data, offset)
-            who = credentials(caller.thread)  # its number may be another's by now, who would have more rights
+            # Its number may be another's by now, who would have more rights.
+            who = credentials(caller.thread) or Credentials()
             with identity.acting_as(caller.uid, caller.gid, who.groups, 0 if caller.uid else who.capabilities):
                 result = _write(fd, data, offset)
             handle.stripped = os.fstat(fd).st_mode != found.st_mode

@@ -87,17 +87,30 @@ def appends(thread: int, number: int) -> bool | None:
     return seen
 
 
+def holds(thread: int, number: int) -> bool:
+    """Whether *thread* has a descriptor of inode *number* (/proc/PID/fdinfo, proc(5)); of this mount, or another."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{thread}/fdinfo"):
+            with suppress(OSError), open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
+                if any(line.startswith(b"ino:") and line.split()[1] == b"%d" % number for line in file):
+                    return True
+    return False
+
+
 class Credentials(NamedTuple):
     """What a thread may do beyond its user and group."""
 
     groups: tuple[int, ...] = ()
     """Supplementary groups."""
     capabilities: int = 0
-    """Effective ones (capabilities(7)), a mask. Those of another user namespace count for nothing here."""
+    """Effective ones (capabilities(7)), a mask."""
 
 
-def credentials(thread: int) -> Credentials:
-    """Credentials of *thread*, while it is blocked in its system call; of one that is not visible: none."""
+def credentials(thread: int) -> Credentials | None:
+    """Credentials of *thread*, while it is blocked in its system call.
+
+    None where they cannot be told: it is not visible, or may do in a user namespace what is not ours to judge.
+    """
     groups: tuple[int, ...] = ()
     capabilities = 0
     try:
@@ -107,8 +120,8 @@ def credentials(thread: int) -> Credentials:
                     groups = tuple(map(int, line.split()[1:]))
                 elif line.startswith(b"CapEff:"):
                     capabilities = int(line[7:], 16)
-        if os.readlink(f"/proc/{thread}/ns/user") != os.readlink("/proc/self/ns/user"):
-            capabilities = 0
+        if capabilities and os.readlink(f"/proc/{thread}/ns/user") != os.readlink("/proc/self/ns/user"):
+            return None
     except (OSError, ValueError):
-        return Credentials(groups)
+        return None
     return Credentials(groups, capabilities)

@@ -87,8 +87,8 @@ class Inode:
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
         self.told: tuple[int, int, int, int] | None = None
         """ctime, mode, user and group as the kernel was told last: what it judges permissions by."""
-        self.way: tuple[int, int, int, int] | None = None
-        """What ``told`` should be, where the kernel has been made to ask since it is so."""
+        self.way: tuple[tuple[int, int, int, int], float] | None = None
+        """What ``told`` should be, where the kernel has been made to ask since it is so, and when that was."""
         self.walked = 0.0
         """When the directories above were last found to be as told."""
         self.doubted = 0.0
