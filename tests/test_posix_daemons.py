@@ -239,6 +239,24 @@ def test_a_users_own_mount_gives_no_rights_that_the_user_has_not(fuse: None, pos
     users_own(posix_base, "two", body)
 
 
+def test_a_users_own_mount_refuses_its_user_nothing_after_a_change_in_the_source(fuse: None, posix_base: Path) -> None:
+    def body(mount: Mount) -> None:
+        put(mount.source / "f")
+        (mount.source / "d").mkdir()
+        with opened(mount.root / "f", os.O_RDWR) as fd:
+            for number, mode in enumerate((0o775, 0o700, 0o750)):
+                os.stat(mount.root / "d")
+                (mount.source / "d").chmod(mode)
+                (mount.source / "f").chmod(mode)
+                os.mkdir(mount.root / "d" / str(number))
+                os.symlink("x", mount.root / "d" / f"l{number}")
+                os.fchmod(fd, 0o600)
+                os.utime(fd)
+                os.setxattr(fd, "user.x", b"1")
+
+    users_own(posix_base, "changed", body)
+
+
 def test_a_users_own_mount_walks_with_few_descriptors(fuse: None, posix_base: Path) -> None:
     def body(mount: Mount) -> None:
         resource.prlimit(mount.pid, resource.RLIMIT_NOFILE)
