@@ -306,9 +306,9 @@ def run(wishes: Wishes) -> int:
         _go_to_background(output)
     say("Watches established.")
     losses = Losses(voice.say)
-    _with_last_words(losses.tell)
     session = Session(
         watcher.connections.values(),
+        woken=_with_last_words(losses.tell),
         line=line,
         asked=events | (Q_OVERFLOW if wishes.json else 0),
         limit=wishes.max_events or (None if wishes.monitor or wishes.daemon else 0),
@@ -382,8 +382,12 @@ def _end_by_signals() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _with_last_words(say: Callable[[], None]) -> None:
-    """Let *say* speak before a signal ends the process: who stops a slow reader wants to know what it has lost."""
+def _with_last_words(say: Callable[[], None]) -> int:
+    """Let *say* speak before a signal ends the process: who stops a slow reader wants to know what it has lost.
+
+    To be waited for: a descriptor, since a signal that comes just before poll(2) would be heard only after it.
+    """
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def end(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # first: the next one ends it even if nobody reads what is said
@@ -393,3 +397,5 @@ def _with_last_words(say: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    return woken

@@ -92,6 +92,7 @@ class Session:
 
     Args:
         connections: each mount's connection and teller.
+        woken: a descriptor that is readable when a signal has come.
         line: an event as it is printed, its end included; b"" prints nothing.
         asked: the events that the user asked for.
         limit: how many of them to print, None: all there will ever be; 0: any event, also one not asked for, ends
@@ -107,6 +108,7 @@ class Session:
         self,
         connections: Iterable[tuple[Connection, Teller]],
         *,
+        woken: int,
         line: Callable[[Told], bytes],
         asked: int,
         limit: int | None,
@@ -116,6 +118,7 @@ class Session:
         losses: Losses,
     ) -> None:
         self._connections = list(connections)
+        self._woken = woken
         self._line = line
         self._asked = asked
         self._limit = limit
@@ -193,8 +196,8 @@ class Session:
     def _wait(self, deadline: float | None) -> None:
         """Wait until something arrives or *deadline* has passed."""
         poll = select.poll()
-        for connection, _ in self._connections:
-            poll.register(connection.fileno(), select.POLLIN)
+        for descriptor in (self._woken, *(connection.fileno() for connection, _ in self._connections)):
+            poll.register(descriptor, select.POLLIN)
         left = seconds_left(deadline)
         if self._connections:
             poll.poll(None if left is None else left * 1000)
