@@ -17,6 +17,7 @@ import pytest
 from conftest import SOURCES
 from faults_support import root_only
 from posix_support import as_user, become, call, in_child, opened, put
+from test_posix_daemons import open_to_all
 from wireclient import Wire
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ def base() -> Iterator[Path]:
         yield Path(name)
 
 
-def show_to_all(path: Path) -> None:
-    """Bind *path* into an open place: one below /root, say, is closed to users."""
-    closed = next((each for each in reversed(path.parents) if not each.stat().st_mode & 1), None)
-    if closed is None:
-        return
-    with opened(path, os.O_PATH) as fd:
-        call("mount", b"none", bytes(closed), b"tmpfs", ctypes.c_ulong(0), b"mode=755")
-        path.mkdir(parents=True)
-        call("mount", b"/proc/self/fd/%d" % fd, bytes(path), None, ctypes.c_ulong(MS_BIND), None)
-
-
 def listed_for(uid: int, base: Path) -> dict[str, dict[str, object]]:
     """What `notifyfs list` shows to this user of the mounts below *base*, by mountpoint.
 
@@ -63,7 +53,7 @@ def listed_for(uid: int, base: Path) -> dict[str, dict[str, object]]:
             shown = base / f"python-{number}"
             shown.mkdir()
             call("mount", bytes(place), bytes(shown), None, ctypes.c_ulong(MS_BIND), None)
-        show_to_all(Path(sys.base_prefix))
+        open_to_all(Path(sys.base_prefix))
         become(uid, uid, ())
 
     def run() -> str:

@@ -77,13 +77,17 @@ class Judgement:
         if not inode.doubted and told[1:] == now[1:]:
             if told == now or fd < 0:
                 return True
-            if self._access_list is None or inode.acl is None or inode.acl == access_list(fd):
+            if self._same_list(inode, fd):
                 inode.told = now
                 return True
         inode.doubted = monotonic() if self._doubts else 0.0
         self._forget(inode.number)
         self.forgot = True
         return False
+
+    def _same_list(self, inode: Inode, fd: int) -> bool:
+        # None: the kernel has not asked for it, and has judged without.
+        return self._access_list is None or inode.acl is None or inode.acl == access_list(fd)
 
     def _is_another_list(self, inode: Inode, told: tuple[int, ...], now: tuple[int, ...]) -> bool:
         # The kernel keeps the list that it has when it is only told of another change time (measured on Linux 6.18).
@@ -106,9 +110,7 @@ class Judgement:
             return monotonic() - place.way[1] > _UNDER_WAY
         if told is None or (told == now and place.doubted != math.inf):
             return True
-        # A list of None: the kernel has not asked for it, and has judged without.
-        same = self._access_list is None or place.acl is None or place.acl == access_list(fd)
-        if told[1:] == now[1:] and place.doubted != math.inf and same:
+        if told[1:] == now[1:] and place.doubted != math.inf and self._same_list(place, fd):
             return True
         place.way = now, monotonic()
         self._forget(place.number)

@@ -444,13 +444,15 @@ class Operations(pyfuse3.Operations):
             handle.written = True
             handle.entry.inode.written_to(off + written)
             self.report.tell_by("write", handle.entry, handle.caller, changed=(number,))
+        if error is None:
+            return written
         # The kernel takes a short count for all when it writes back a map's pages, and would say nothing of the rest.
         mapped = handle.may_be_mapped and off % mmap.PAGESIZE == 0
-        if error is not None and (not written or mapped):
-            if mapped and not handle.failed:
-                handle.failed = True
-                what = "inode %d, opened by thread %d: %s: what was stored through a map is lost, if it was that"
-                log.warning(what, number, handle.caller.thread, error.strerror)
+        if mapped and not handle.failed:
+            handle.failed = True
+            what = "inode %d, opened by thread %d: %s: what was stored through a map is lost, if it was that"
+            log.warning(what, number, handle.caller.thread, error.strerror)
+        if mapped or not written:
             raise error
         return written
 

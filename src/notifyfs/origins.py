@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from notifyfs.core.wire import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Caller:
@@ -70,31 +73,27 @@ def descriptor_path(thread: int) -> bytes:
 
 
 def appends(thread: int, number: int) -> bool | None:
-    """Whether a descriptor by which *thread* writes to inode *number* has O_APPEND (/proc/PID/fdinfo, proc(5)).
+    """Whether a descriptor by which *thread* writes to inode *number* has O_APPEND.
 
     None: it has no such descriptor, or is gone.
     """
-    seen = None
+    writing = [flags for flags in _descriptors(thread, number) if flags & os.O_ACCMODE]
+    return any(flags & os.O_APPEND for flags in writing) if writing else None
+
+
+def holds(thread: int, number: int) -> bool:
+    """Whether *thread* has a descriptor of inode *number*; of this mount, or another."""
+    return any(True for _ in _descriptors(thread, number))
+
+
+def _descriptors(thread: int, number: int) -> Iterator[int]:
+    """Yield open(2)'s flags of each descriptor that *thread* has of an inode *number* (/proc/PID/fdinfo, proc(5))."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{thread}/fdinfo"):
             with suppress(OSError, ValueError, KeyError), open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
                 about = dict(line.split(b":", 1) for line in file if line.startswith((b"flags:", b"ino:")))
-                flags = int(about[b"flags"], 8)
-                if int(about[b"ino"]) == number and flags & os.O_ACCMODE:
-                    if flags & os.O_APPEND:
-                        return True
-                    seen = False
-    return seen
-
-
-def holds(thread: int, number: int) -> bool:
-    """Whether *thread* has a descriptor of inode *number* (/proc/PID/fdinfo, proc(5)); of this mount, or another."""
-    with suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{thread}/fdinfo"):
-            with suppress(OSError), open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
-                if any(line.startswith(b"ino:") and line.split()[1] == b"%d" % number for line in file):
-                    return True
-    return False
+                if int(about[b"ino"]) == number:
+                    yield int(about[b"flags"], 8)
 
 
 class Credentials(NamedTuple):
