@@ -29,4 +29,4 @@ lint: setup ## ruff and mypy --strict
 
 bench: ## measure beside other programs, for twenty minutes of a quiet machine, and write docs/benchmarks.md
 	@scripts/setup bench
-	@$(AS_ROOT) $(VENV)/python scripts/bench
+	@$(AS_ROOT) $(VENV)/python -m scripts.bench

@@ -31,7 +31,8 @@ SECONDS = 60
 
 FUSERMOUNT = ["/bin/fusermount3", "-u"]
 STARTED: set[subprocess.Popen[bytes]] = set()
-SOURCES = Path(__file__).resolve().parent.parent / "src"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "src"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -112,7 +113,7 @@ class Mount:
         self._log = directory / "stderr"
         for made in (directory, self.source, self.root):
             made.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "notifyfs.cli", "mount", "-f", str(self.source), str(self.root)]
+        command = [sys.executable, "-m", "notifyfs", "mount", "-f", str(self.source), str(self.root)]
         command += [word for option in options for word in ("-o", option)]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))

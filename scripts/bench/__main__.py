@@ -1,4 +1,4 @@
-"""``python scripts/bench``: see ``--help``. Exit code 1 when the benchmark itself breaks, never for a time."""
+"""``python -m scripts.bench``: see ``--help``. Exit code 1 when the benchmark itself breaks, never for a time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main() -> int:
     """Measure, write, and print what was reached."""
-    from bench import report  # noqa: PLC0415 - the path is set above
-    from bench.measuring import Results  # noqa: PLC0415 - as above
-    from bench.plan import GROUPS, Settings, measure  # noqa: PLC0415 - as above
-    from bench.processes import Broken  # noqa: PLC0415 - as above
+    from scripts.bench import report  # noqa: PLC0415 - the path is set above
+    from scripts.bench.measuring import Results  # noqa: PLC0415 - as above
+    from scripts.bench.plan import GROUPS, Settings, measure  # noqa: PLC0415 - as above
+    from scripts.bench.processes import Broken  # noqa: PLC0415 - as above
 
     parser = argparse.ArgumentParser(
         prog="bench",
@@ -70,7 +68,7 @@ def main() -> int:
                     arguments.quick,
                     arguments.in_place,
                     arguments.largest or (2000 if arguments.quick else 100_000),
-                    " ".join(["python scripts/bench", *sys.argv[1:]]),
+                    " ".join(["python -m scripts.bench", *sys.argv[1:]]),
                 )
             )
         if output is not None:

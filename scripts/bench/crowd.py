@@ -9,7 +9,6 @@ import ctypes
 import os
 import select
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def connections(kind: str, directory: str, number: int) -> Iterator[int]:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
             yield descriptor
         return
-    from notifyfs.client.connection import Connection, find_socket  # noqa: PLC0415 - the kernel's need it not
+    from notifyfs.client.blocking import Connection, find_socket  # noqa: PLC0415 - the kernel's need it not
 
     socket = find_socket(directory)
     for _ in range(number):
@@ -67,7 +66,4 @@ def main() -> None:
                 heard -= number
                 print("heard", flush=True)
 
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
     main()

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.peers import unmount
-from bench.processes import Broken
+from scripts.bench.peers import unmount
+from scripts.bench.processes import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench import micro, seeding
-from bench.latency import Listener
-from bench.measuring import clocked
-from bench.peers import PEERS, InPlace, Place
-from bench.processes import memory, run, within
-from bench.subscribers import crowded
-from notifyfs.client.connection import Connection, find_socket
-from notifyfs.core.flags import ALL_EVENTS
+from notifyfs.client.blocking import Connection, find_socket
+from notifyfs.protocol.flags import ALL_EVENTS
+from scripts.bench import micro, seeding
+from scripts.bench.latency import Listener
+from scripts.bench.measuring import clocked
+from scripts.bench.peers import PEERS, InPlace, Place
+from scripts.bench.processes import memory, run, within
+from scripts.bench.subscribers import crowded
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from bench.measuring import Course
+    from scripts.bench.measuring import Course
 
 OPERATIONS: Final = ("stat, first time", "open-read-close", "create-write-close", "rename", "unlink")
 DEPTHS: Final = (1, 10, 100)

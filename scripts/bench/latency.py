@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench.micro import HANGS
-from bench.peers import InPlace
-from bench.processes import Broken, cpu_seconds, running, within
+from scripts.bench.micro import HANGS
+from scripts.bench.peers import InPlace
+from scripts.bench.processes import Broken, cpu_seconds, running, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from bench.measuring import Course
-    from bench.peers import Place
+    from scripts.bench.measuring import Course
+    from scripts.bench.peers import Place
 
-READER: Final = Path(__file__).parent / "reader.py"
+READER: Final = "scripts.bench.reader"
 PAUSE: Final = 0.002
 """Seconds between two operations: the reader has long read the last."""
 
@@ -63,7 +63,7 @@ class Listener(InPlace):
     @contextlib.contextmanager
     def listening(self, path: Path, *, recursive: bool = False) -> Iterator[Reading]:
         """A reader that watches *path*."""
-        words = [sys.executable, str(READER), self.kind, str(path), *(["recursive"] if recursive else [])]
+        words = [sys.executable, "-m", READER, self.kind, str(path), *(["recursive"] if recursive else [])]
         log = self.aside / f"{self.kind}.log"
         with running(*words, log=log, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             yield Reading(process, log)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.peers import PEERS, ROOT, debian
-from bench.processes import ask
+from scripts import ROOT
+from scripts.bench.peers import PEERS, debian
+from scripts.bench.processes import ask
 
 
 def describe(directory: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench.peers import FETCHED
-from bench.processes import run
+from scripts.bench.peers import FETCHED
+from scripts.bench.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import attrs
 
-from bench.processes import Broken
+from scripts.bench.processes import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

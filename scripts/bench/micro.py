@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from bench.measuring import clocked
-from bench.processes import within
+from scripts.bench.measuring import clocked
+from scripts.bench.processes import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from bench.measuring import Course
-    from bench.peers import Place
+    from scripts.bench.measuring import Course
+    from scripts.bench.peers import Place
 
 HANGS = 120.0
 """Seconds after which a loop's mount is given up."""

@@ -164,7 +164,7 @@ def main() -> None:
     os.umask(0)
     pyfuse3.init(Null(float(seconds)), mountpoint, {*pyfuse3.default_options, "fsname=null"})
     if rest == ["turns"]:
-        from notifyfs.turns import Turns  # noqa: PLC0415 - the other floor is without anything of ours
+        from notifyfs.fuse.readloop import Turns  # noqa: PLC0415 - the other floor is without anything of ours
 
         pyfuse3.trio = Turns(_device(), lambda: False)  # type: ignore[attr-defined]
     try:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench.processes import Broken, ask, log_end, running, wait_until
+from scripts import ROOT
+from scripts.bench.processes import Broken, ask, log_end, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
 FETCHED = ROOT / ".venv" / "bench"
 """What `scripts/setup bench` has put there: wheels to install, pyfuse3's sources."""
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench import growth, latency, machine, material, micro, real, recursive, subscribers, tracing
-from bench.ground import ground
-from bench.measuring import Course, Results
-from bench.peers import PEERS, places
-from bench.processes import one_processor
+from scripts.bench import growth, latency, machine, material, micro, real, recursive, subscribers, tracing
+from scripts.bench.ground import ground
+from scripts.bench.measuring import Course, Results
+from scripts.bench.peers import PEERS, places
+from scripts.bench.processes import one_processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from bench.peers import Place
+    from scripts.bench.peers import Place
 
 GROUPS: Final = ("real", "micro", "requests", "latency", "subscribers", "recursive", "growth")
 REAL: Final = ("plain", "notifyfs", "notifyfs-always", "bindfs", "bindfs-tuned", "passthrough")

@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET  # written only: nothing is parsed
 
-from bench.peers import PEERS
+from scripts.bench.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench.measuring import Results, Spread
+    from scripts.bench.measuring import Results, Spread
 
 COLOURS: Final = {
     "notifyfs": "#c2185b",

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class Reader:
 
     def stream(self, *, event_fd: bool = False) -> Iterator[None]:
         """The control socket."""
-        from notifyfs.client.connection import Connection, find_socket  # noqa: PLC0415 - before the time is taken
+        from notifyfs.client.blocking import Connection, find_socket  # noqa: PLC0415 - before the time is taken
 
         yield
         connection = Connection(find_socket(self.path), event_fd=event_fd)
@@ -209,7 +208,4 @@ def main() -> int:
     reader.end()
     os._exit(0)  # whatever threads a package has started
 
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
     main()

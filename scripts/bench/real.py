@@ -12,17 +12,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.material import NEEDLE, ONE_IN, environment
-from bench.measuring import clocked
-from bench.micro import stat
-from bench.processes import Broken, run, within
+from scripts.bench.material import NEEDLE, ONE_IN, environment
+from scripts.bench.measuring import clocked
+from scripts.bench.micro import stat
+from scripts.bench.processes import Broken, run, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from bench.material import Material
-    from bench.measuring import Course
-    from bench.peers import Place
+    from scripts.bench.material import Material
+    from scripts.bench.measuring import Course
+    from scripts.bench.peers import Place
 
 HANGS = 90.0
 LATER = 1.2

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench import seeding
-from bench.latency import Listener, listeners
-from bench.peers import PEERS, Place
-from bench.processes import memory
+from scripts.bench import seeding
+from scripts.bench.latency import Listener, listeners
+from scripts.bench.peers import PEERS, Place
+from scripts.bench.processes import memory
 
 if TYPE_CHECKING:
-    from bench.measuring import Course
+    from scripts.bench.measuring import Course
 
 DIRECTORIES: Final = 100_000
 ROUNDS: Final = 3

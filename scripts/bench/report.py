@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench import plot, tables
-from bench.targets import judge
+from scripts.bench import plot, tables
+from scripts.bench.targets import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from bench.measuring import Results, Spread
-    from bench.targets import Verdict
+    from scripts.bench.measuring import Results, Spread
+    from scripts.bench.targets import Verdict
 
 RESULTS: Final = "benchmarks.json"
 PAGE: Final = "benchmarks.md"
@@ -24,7 +24,7 @@ in turn (A B A B) in one run, after a round that does not count. It is the media
 quartiles in parentheses. Below 1 is faster.
 """
 AGAIN: Final = """
-`make bench` measures and writes this page; `.venv/bin/python scripts/bench --report` writes it anew from
+`make bench` measures and writes this page; `.venv/bin/python -m scripts.bench --report` writes it anew from
 [benchmarks.json](benchmarks.json). What is written by hand, why a target is missed, is in `scripts/bench/reasons.toml`.
 """
 

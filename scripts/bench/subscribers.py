@@ -7,22 +7,22 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from bench import micro
-from bench.measuring import clocked
-from bench.peers import PEERS, InPlace, Place, notifyfs
-from bench.processes import Broken, cpu_seconds, running, within
+from scripts.bench import micro
+from scripts.bench.measuring import clocked
+from scripts.bench.peers import PEERS, InPlace, Place, notifyfs
+from scripts.bench.processes import Broken, cpu_seconds, running, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from bench.measuring import Course
+    from scripts.bench.measuring import Course
 
-CROWD: Final = Path(__file__).parent / "crowd.py"
+CROWD: Final = "scripts.bench.crowd"
 OPERATIONS: Final = ("open-read-close", "create-write-close", "chmod", "rename", "mkdir")
 MOST: Final = 1000
 KERNEL_MOST: Final = 100
@@ -67,7 +67,7 @@ class Crowd(InPlace):
         if not self.number:
             yield
             return
-        words = [sys.executable, str(CROWD), KINDS[self.kind], str(self.directory), str(self.number)]
+        words = [sys.executable, "-m", CROWD, KINDS[self.kind], str(self.directory), str(self.number)]
         with running(*words, log=self.aside / "crowd.log", stdout=subprocess.PIPE) as self._process:
             self._heard()
             yield

@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bench.measuring import Spread
-from bench.peers import PEERS, TUNED
-from bench.subscribers import KERNEL, NONE, NONE_PLAIN
+from scripts.bench.measuring import Spread
+from scripts.bench.peers import PEERS, TUNED
+from scripts.bench.subscribers import KERNEL, NONE, NONE_PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bench.measuring import Results
+    from scripts.bench.measuring import Results
 
 COMPARED: Final = ("notifyfs", "notifyfs-always", "bindfs", "bindfs-tuned", "passthrough", "loggedfs", "null")
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
-from bench.latency import EVENT_FD, INOTIFYWAIT, KERNEL, STREAM, WATCH
-from bench.micro import REQUESTS
-from bench.subscribers import NONE, ONE, ONE_EVENT_FD, OPERATIONS
+from scripts.bench.latency import EVENT_FD, INOTIFYWAIT, KERNEL, STREAM, WATCH
+from scripts.bench.micro import REQUESTS
+from scripts.bench.subscribers import NONE, ONE, ONE_EVENT_FD, OPERATIONS
 
 if TYPE_CHECKING:
-    from bench.measuring import Results, Spread
+    from scripts.bench.measuring import Results, Spread
 
 REASONS: Final = Path(__file__).parent / "reasons.toml"
 """Why what is missed is missed: written by hand, by the id of the target."""

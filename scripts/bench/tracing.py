@@ -11,15 +11,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.micro import HANGS, REQUESTS, SINGLE, in_new_directory
-from bench.processes import Broken, within
+from scripts.bench.micro import HANGS, REQUESTS, SINGLE, in_new_directory
+from scripts.bench.processes import Broken, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bench.measuring import Course
-    from bench.micro import Work
-    from bench.peers import Place
+    from scripts.bench.measuring import Course
+    from scripts.bench.micro import Work
+    from scripts.bench.peers import Place
 
 SENT: Final = re.compile(r"fuse_request_send: .*\(FUSE_(\w+)\)")
 UNSEEN: Final = frozenset({"FORGET", "BATCH_FORGET", "INTERRUPT", "RELEASE", "RELEASEDIR"})

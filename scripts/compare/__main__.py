@@ -1,4 +1,4 @@
-"""``python scripts/compare``: see ``--help``. Exit code 1 when the mount and the plain directory differ."""
+"""``python -m scripts.compare``: see ``--help``. Exit code 1 when the mount and the plain directory differ."""
 
 # ruff: noqa: S311 - chance that can be repeated is what is wanted
 
@@ -14,12 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 
 def main() -> int:
     """Compare; print the difference that was found, or one line."""
-    from compare.known import KNOWN  # noqa: PLC0415 - the path is set above
+    from scripts.compare.known import KNOWN  # noqa: PLC0415 - the path is set above
 
     parser = argparse.ArgumentParser(
         prog="compare",
@@ -50,8 +48,8 @@ def main() -> int:
     if os.geteuid():
         parser.error("root is needed, to mount for all users and to be them: run it by sudo")
 
-    from compare.comparer import Comparer  # noqa: PLC0415 - `--help` needs no pytest
-    from compare.worker import replay  # noqa: PLC0415 - the same
+    from scripts.compare.comparer import Comparer  # noqa: PLC0415 - `--help` needs no pytest
+    from scripts.compare.worker import replay  # noqa: PLC0415 - the same
 
     # Whoever ends it wants the mount to go, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

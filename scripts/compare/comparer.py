@@ -16,18 +16,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from fuzz.shrink import shrink
+from tests.conftest import Mount
 
-from compare.known import KNOWN
-from compare.tree import differences
-from compare.worker import Difference, Places, Worker, replay
-from conftest import Mount
+from scripts.compare.known import KNOWN
+from scripts.compare.tree import differences
+from scripts.compare.worker import Difference, Places, Worker, replay
+from scripts.fuzz.shrink import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
-    from compare.operations import Operation
+    from scripts.compare.operations import Operation
 
 PATIENCE = 120
 """Seconds without any progress of a process, after which the mount is said to hang."""

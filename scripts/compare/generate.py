@@ -6,12 +6,12 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
 
-from compare.operations import USERS, UTIME_NOW, UTIME_OMIT, acl, failed
+from scripts.compare.operations import USERS, UTIME_NOW, UTIME_OMIT, acl, failed
 
 if TYPE_CHECKING:
     import random
 
-    from compare.operations import Operation
+    from scripts.compare.operations import Operation
 
 NAMES: Final = ("a", "b", "c", "d", "e", "x y", "\udcff\udcfe", "ü", "l" * 255)
 ATTRIBUTES: Final = ("user.a", "user.b", "user.long" + "g" * 240, "trusted.t", "security.s", "user.", "nonsense.n")

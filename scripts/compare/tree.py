@@ -7,7 +7,7 @@ import stat
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-from compare.operations import described
+from scripts.compare.operations import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

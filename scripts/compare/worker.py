@@ -13,15 +13,15 @@ import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compare.generate import NAMES, Generator
-from compare.operations import Side, acting, becoming, failed
-from compare.tree import differences
+from scripts.compare.generate import NAMES, Generator
+from scripts.compare.operations import Side, acting, becoming, failed
+from scripts.compare.tree import differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from compare.operations import Operation
+    from scripts.compare.operations import Operation
 
 OWN = range(6)
 """Slots of descriptors of the process's own files. Those in the tree that all share have others in each process."""

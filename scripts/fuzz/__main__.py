@@ -1,4 +1,4 @@
-"""``python scripts/fuzz``: see ``--help``. Exit code 1 when a difference is unexplained."""
+"""``python -m scripts.fuzz``: see ``--help``. Exit code 1 when a difference is unexplained."""
 
 # ruff: noqa: S311 - chance that can be repeated is what is wanted
 
@@ -8,8 +8,6 @@ import argparse
 import random
 import sys
 from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
 def main() -> int:
@@ -28,8 +26,8 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, help="play a file that --out wrote, and nothing else")
     arguments = parser.parse_args()
 
-    from fuzz.fuzzer import Fuzzer  # noqa: PLC0415 - `--help` needs no pytest
-    from fuzz.steps import parse  # noqa: PLC0415 - the same
+    from scripts.fuzz.fuzzer import Fuzzer  # noqa: PLC0415 - `--help` needs no pytest
+    from scripts.fuzz.steps import parse  # noqa: PLC0415 - the same
 
     seconds = arguments.seconds or (60 if arguments.operations == 1 << 62 else float("inf"))
     with Fuzzer(arguments.seed, arguments.processes, lambda line: print(line, flush=True)) as fuzzer:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from notifyfs.core import flags
+from notifyfs.protocol import flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fuzz.voices import Heard
+    from scripts.fuzz.voices import Heard
 
 Cookies = dict[int, int]
 """Which of our cookies is which of the kernel's, one for one. A move that was merged away uses up a number."""

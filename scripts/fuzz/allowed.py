@@ -9,13 +9,13 @@ from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fuzz.alike import Alone, Cookies, alike, merge
-from notifyfs.core import flags
+from notifyfs.protocol import flags
+from scripts.fuzz.alike import Alone, Cookies, alike, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fuzz.voices import Heard
+    from scripts.fuzz.voices import Heard
 
 Ledger = Counter[tuple[int, int]]
 """(wd, mask) -> how many of these the kernel has told and notifyfs has not (negative: the other way round)."""

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
+from tests.conftest import Mount
 
-from conftest import Mount
-from fuzz.allowed import ROWS
-from fuzz.generate import Generator, Profile, freely, mask
-from fuzz.session import HASTE, Difference, Ended, Session
-from fuzz.shrink import shrink, simplify
-from fuzz.steps import LISTENING, Step, together
-from fuzz.worker import Hung, Worker
-from notifyfs.core import flags
+from notifyfs.protocol import flags
+from scripts.fuzz.allowed import ROWS
+from scripts.fuzz.generate import Generator, Profile, freely, mask
+from scripts.fuzz.session import HASTE, Difference, Ended, Session
+from scripts.fuzz.shrink import shrink, simplify
+from scripts.fuzz.steps import LISTENING, Step, together
+from scripts.fuzz.worker import Hung, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fuzz.steps import Step
-from notifyfs.core import flags
+from notifyfs.protocol import flags
+from scripts.fuzz.steps import Step
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from fuzz.session import Place, Session
+    from scripts.fuzz.session import Place, Session
 
 NAMES: Final = ["a", "b", "c", "d", "e", "f", "n" * 15, "n" * 16, "\u00fc"]
 MOST_NAMES: Final = 24

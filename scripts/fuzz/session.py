@@ -10,21 +10,23 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fuzz import allowed
-from fuzz.steps import LISTENING, Step
-from fuzz.voices import Kernel, Socket, Voice
-from fuzz.worker import SKIPPED
-from notifyfs.core import flags
-from scenario import mask_of
+from tests.support.scenario import mask_of
+
+from notifyfs.protocol import flags
+from scripts.fuzz import allowed
+from scripts.fuzz.steps import LISTENING, Step
+from scripts.fuzz.voices import Kernel, Socket, Voice
+from scripts.fuzz.worker import SKIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Mount
-    from fuzz.alike import Cookies
-    from fuzz.voices import Heard
-    from fuzz.worker import Worker
+    from tests.conftest import Mount
+
+    from scripts.fuzz.alike import Cookies
+    from scripts.fuzz.voices import Heard
+    from scripts.fuzz.worker import Worker
 
 GRACE = 3.0
 """Seconds that an event may be late."""

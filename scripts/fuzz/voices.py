@@ -8,11 +8,10 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-import kernel
-import subscriber
+from tests.support import kernel, subscriber
 
 if TYPE_CHECKING:
-    from scenario import Subscriber
+    from tests.support.scenario import Subscriber
 
 
 class Heard(NamedTuple):

@@ -17,11 +17,10 @@ import sys
 from pathlib import Path
 from typing import IO, Any, cast
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2] / "tests")
+from tests.support import kernel
+from tests.support.commands import Files
 
-import kernel
-from commands import Files
+from scripts import ROOT
 
 PATIENCE = 30
 """Seconds that one line may take."""
@@ -39,7 +38,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "scripts.fuzz.worker"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

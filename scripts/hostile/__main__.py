@@ -1,4 +1,4 @@
-"""``python scripts/hostile``: see ``--help``. Exit code 1 when somebody could tell, and how."""
+"""``python -m scripts.hostile``: see ``--help``. Exit code 1 when somebody could tell, and how."""
 
 # ruff: noqa: S311 - chance that can be repeated is what is wanted
 
@@ -16,12 +16,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Mount
+    from tests.conftest import Mount
 
 T = TypeVar("T")
 
@@ -30,7 +28,7 @@ MEBIBYTE = 1 << 20
 
 def clients(runs: int, seed: int) -> None:
     """Three users send *runs* inputs to a daemon on a mount."""
-    from hostile import attack  # noqa: PLC0415 - `--help` needs no pytest
+    from scripts.hostile import attack  # noqa: PLC0415 - `--help` needs no pytest
 
     began = time.monotonic()
     report = on_a_mount(lambda mount: attack.attack(mount, runs, seed, say), "allow_other")
@@ -46,7 +44,7 @@ def clients(runs: int, seed: int) -> None:
 
 def parsers(runs: int, seed: int) -> None:
     """Feed what reads requests, guided by the code that is reached."""
-    from hostile.parsers import TARGETS, fuzz  # noqa: PLC0415 - as above
+    from scripts.hostile.parsers import TARGETS, fuzz  # noqa: PLC0415 - as above
 
     if importlib.util.find_spec("atheris") is None:
         raise SystemExit("hostile: atheris is missing: .venv/bin/pip install --editable '.[hostile]'")
@@ -56,8 +54,9 @@ def parsers(runs: int, seed: int) -> None:
 
 def chains(runs: int, _seed: int) -> None:
     """Eight processes make 2,000 nested directories with a file in each, *runs* times."""
-    import wireclient as w  # noqa: PLC0415 - as above
-    from hostile import chains  # noqa: PLC0415 - as above
+    from tests.support import wireclient as w  # noqa: PLC0415 - as above
+
+    from scripts.hostile import chains  # noqa: PLC0415 - as above
 
     def play(mount: Mount) -> None:
         for number in range(runs):
@@ -76,8 +75,9 @@ def chains(runs: int, _seed: int) -> None:
 
 def crowd(_runs: int, _seed: int) -> None:
     """A thousand subscribers, some bad; and what one that does not read costs."""
-    import wireclient as w  # noqa: PLC0415 - as above
-    from hostile import crowd  # noqa: PLC0415 - as above
+    from tests.support import wireclient as w  # noqa: PLC0415 - as above
+
+    from scripts.hostile import crowd  # noqa: PLC0415 - as above
 
     options = ("max_user_instances=1100", f"max_queued_events={crowd.QUEUED}")
     report = on_a_mount(lambda mount: crowd.play(mount, 1000, 100), *options)
@@ -98,7 +98,7 @@ def crowd(_runs: int, _seed: int) -> None:
 
 def on_a_mount(play: Callable[[Mount], T], *options: str) -> T:
     """Do *play* on a new mount that every user can reach, and unmount."""
-    from conftest import Mount  # noqa: PLC0415 - as above
+    from tests.conftest import Mount  # noqa: PLC0415 - as above
 
     base = Path(tempfile.mkdtemp(prefix="notifyfs-hostile-"))
     base.chmod(0o755)
@@ -137,7 +137,7 @@ def main() -> int:
     if os.geteuid() and arguments.work != "parsers":
         parser.error("root is needed, to mount for all users and to be them: run it by sudo")
 
-    import hostile  # noqa: F401, PLC0415 - `--help` needs nothing
+    from scripts import hostile  # noqa: F401, PLC0415 - `--help` needs nothing
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # whoever ends it wants the mount to go
     work, usual = WORK[arguments.work]

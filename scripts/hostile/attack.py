@@ -16,16 +16,16 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import attrs
+from tests.support import wireclient as w
+from tests.support.posix import become, collect, start_child
 
-import wireclient as w
-from hostile.crowd import resident
-from hostile.inputs import Inputs, descriptors, furnish
-from posix_support import become, collect, start_child
+from scripts.hostile.crowd import resident
+from scripts.hostile.inputs import Inputs, descriptors, furnish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Mount
+    from tests.conftest import Mount
 
 User = tuple[int, int, tuple[int, ...]]
 

@@ -7,8 +7,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import wireclient as w
-from posix_support import collect, start_child
+from tests.support import wireclient as w
+from tests.support.posix import collect, start_child
 
 if TYPE_CHECKING:
     from pathlib import Path

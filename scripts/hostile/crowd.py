@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import wireclient as w
-from posix_support import collect, start_child
+from tests.support import wireclient as w
+from tests.support.posix import collect, start_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Mount
+    from tests.conftest import Mount
 
 DIRECTORIES = 1000
 DYING = 10

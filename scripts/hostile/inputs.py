@@ -7,7 +7,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-import wireclient as w
+from tests.support import wireclient as w
 
 if TYPE_CHECKING:
     import contextlib
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from conftest import Mount
+    from tests.conftest import Mount
 
 FILTER = -4
 FILTERED = 0x40000

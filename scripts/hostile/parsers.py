@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,13 +36,23 @@ _DONE = re.compile(r"^Done (\d+) runs in (\d+) second|^#\d+\s+DONE\s+cov: (\d+) 
 def fuzz(target: str, runs: int, seed: int) -> str:
     """Run one target in a process of its own: what it has done, in a line.
 
-    RuntimeError: it has failed; the input that it fails on is kept, and `parsers.py TARGET FILE` tries it again.
+    RuntimeError: it has failed; the input that it fails on is kept;
+    `python -m scripts.hostile.parsers TARGET FILE` tries it again.
     """
     directory = tempfile.mkdtemp(prefix="notifyfs-hostile-")
     options = [f"-runs={runs}", f"-seed={seed % (1 << 32)}", f"-max_len={LONGEST}", "-timeout=20"]
     done = subprocess.run(
-        [sys.executable, __file__, target, *options, "-rss_limit_mb=4096", f"-artifact_prefix={directory}/"],
+        [
+            sys.executable,
+            "-m",
+            "scripts.hostile.parsers",
+            target,
+            *options,
+            "-rss_limit_mb=4096",
+            f"-artifact_prefix={directory}/",
+        ],
         env=os.environ | {"TMPDIR": directory},
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,9 +72,10 @@ def fuzz(target: str, runs: int, seed: int) -> str:
 
 
 def records() -> Callable[[bytes], None]:
-    """``wire.Parser``, in pieces, against a reading of the protocol that shares nothing with it."""
-    import wireclient as w
-    from notifyfs.core import wire
+    """``records.Parser``, in pieces, against a reading of the protocol that shares nothing with it."""
+    from tests.support import wireclient as w
+
+    from notifyfs.protocol import records
 
     def read(data: bytes) -> tuple[list[tuple[int, int, int, bytes]], bool]:
         found = []
@@ -78,17 +91,17 @@ def records() -> Callable[[bytes], None]:
         return found, False
 
     def one(data: bytes) -> None:
-        parser, found, broken = wire.Parser(), [], False
+        parser, found, broken = records.Parser(), [], False
         size = data[0] % 64 + 1 if data else 1
         try:
             for start in range(0, len(data), size):
                 parser.feed(data[start : start + size])
                 for record in parser:
                     found.append(record)
-                    again = wire.Parser()
+                    again = records.Parser()
                     again.feed(bytes(record))
                     assert list(again) == [record], record
-        except wire.FramingError:
+        except records.FramingError:
             broken = True
         assert (found, broken) == read(data)
 
@@ -97,8 +110,8 @@ def records() -> Callable[[bytes], None]:
 
 def patterns() -> Callable[[bytes], None]:
     """``filters.Draft``: rules of all kinds, each a line, and then every line as a name that is judged by them."""
-    from notifyfs.core import wire
     from notifyfs.core.filters import Draft
+    from notifyfs.protocol import records
 
     class Doer:
         uid = process = 7
@@ -123,15 +136,15 @@ def patterns() -> Callable[[bytes], None]:
             assert rules.passes(name, Doer(), is_dir=False) in (False, True)
             took = time.thread_time() - before
             assert took < SLOW, f"{took:.3f} s for one event {name!r}: all wait for that"
-            assert rules.passes(line[: wire.MAX_LEN - 1], Doer(), is_dir=True) in (False, True)
+            assert rules.passes(line[: records.MAX_LEN - 1], Doer(), is_dir=True) in (False, True)
 
     return one
 
 
 def requests() -> Callable[[bytes], None]:
     """The whole of ``server.Server``: each input is a connection's bytes, and each whole request in it has a reply."""
-    from hostile.attack import Framing
-    from hostile.serving import Served
+    from scripts.hostile.attack import Framing
+    from scripts.hostile.serving import Served
 
     served = Served(Path(tempfile.mkdtemp()))
 
@@ -148,7 +161,7 @@ def mutator(seed: int) -> Callable[[bytes, int, int], bytes]:
     """Give libFuzzer requests to begin with: of random bytes few are one."""
     import atheris
 
-    from hostile.inputs import Inputs
+    from scripts.hostile.inputs import Inputs
 
     chance = random.Random(seed)
     inputs = Inputs(chance, [])
@@ -164,15 +177,12 @@ def mutator(seed: int) -> Callable[[bytes, int, int], bytes]:
 
 def main() -> None:
     """Run libFuzzer with the target that the first argument names; it ends the process."""
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
     import atheris
-
-    import hostile  # noqa: F401 - makes the tests' client importable
 
     with atheris.instrument_imports(include=["notifyfs"], enable_loader_override=False):
         import notifyfs.core.filters
-        import notifyfs.core.wire
-        import notifyfs.server  # noqa: F401
+        import notifyfs.protocol.records
+        import notifyfs.subscribers.server  # noqa: F401
 
         target = sys.argv.pop(1)
         one = {"records": records, "patterns": patterns, "requests": requests}[target]()

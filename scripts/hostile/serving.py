@@ -12,12 +12,12 @@ import threading
 from typing import TYPE_CHECKING
 
 import trio
+from tests.support import wireclient as w
 
-import wireclient as w
-from notifyfs.backing import O_PATH, Backing
-from notifyfs.resolve import Resolver
-from notifyfs.server import Limits, Server
-from notifyfs.statistics import Counted, Statistics
+from notifyfs.observe.statistics import Counted, Statistics
+from notifyfs.passthrough.source import O_PATH, Backing
+from notifyfs.subscribers.resolve import Resolver
+from notifyfs.subscribers.server import Limits, Server
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python scripts/reliability``: see ``--help``. Exit code 1 when it was not done right, and why."""
+"""``python -m scripts.reliability``: see ``--help``. Exit code 1 when it was not done right, and why."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
 def main() -> int:
@@ -43,9 +41,9 @@ def main() -> int:
     if os.geteuid():
         parser.error("root is needed, to mount for all users and to be them: run it by sudo")
 
-    from reliability import build as building  # noqa: PLC0415 - `--help` needs no pytest
-    from reliability import postgresql, sqlite  # noqa: PLC0415 - the same
-    from reliability.stage import Failed, stage  # noqa: PLC0415 - the same
+    from scripts.reliability import build as building  # noqa: PLC0415 - `--help` needs no pytest
+    from scripts.reliability import postgresql, sqlite  # noqa: PLC0415 - the same
+    from scripts.reliability.stage import Failed, stage  # noqa: PLC0415 - the same
 
     # Whoever ends it wants the mount to go, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

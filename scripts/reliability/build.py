@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reliability.stage import Clock, Failed, cores, run
+from scripts.reliability.stage import Clock, Failed, cores, run
 
 if TYPE_CHECKING:
-    from reliability.stage import Place
+    from scripts.reliability.stage import Place
 
 USER = "nobody"
 SOURCES = {"zlib": "zlib_*.dsc", "sqlite3": "sqlite3_*.dsc"}

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from reliability.stage import Clock, Failed, group_of, run
+from scripts.reliability.stage import Clock, Failed, group_of, run
 
 if TYPE_CHECKING:
-    from reliability.stage import Place
+    from scripts.reliability.stage import Place
 
 USER = "postgres"
 PORT = "54329"

@@ -14,13 +14,13 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from reliability.stage import Clock, Failed
+from scripts.reliability.stage import Clock, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from reliability.stage import Place
+    from scripts.reliability.stage import Place
 
 ACCOUNTS = 1000
 TOTAL = ACCOUNTS * 100

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-
-from conftest import Mount
+from tests.conftest import Mount
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence

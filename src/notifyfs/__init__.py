@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from notifyfs.client import Connection, Event, Filter, INotify, Rename, parse_events
-    from notifyfs.core.flags import flags, masks
+    from notifyfs.protocol.flags import flags, masks
 
 __all__ = ["Connection", "Event", "Filter", "INotify", "Rename", "flags", "masks", "parse_events"]
 

@@ -1,9 +1,9 @@
 """The other end of the control socket, blocking; needs neither FUSE nor trio."""
 
 from notifyfs.client.batches import Rename
-from notifyfs.client.connection import Connection, find_socket
+from notifyfs.client.blocking import Connection, find_socket
 from notifyfs.client.filters import Filter
 from notifyfs.client.inotify import Event, INotify, parse_events
-from notifyfs.core.flags import flags, masks
+from notifyfs.protocol.flags import flags, masks
 
 __all__ = ["Connection", "Event", "Filter", "INotify", "Rename", "find_socket", "flags", "masks", "parse_events"]

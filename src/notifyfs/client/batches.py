@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
-from notifyfs.core.flags import MOVED_FROM, MOVED_TO
-from notifyfs.core.wire import carries_origin
+from notifyfs.protocol.flags import MOVED_FROM, MOVED_TO
+from notifyfs.protocol.records import carries_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -8,12 +8,12 @@ import os
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from notifyfs.core import wire
+from notifyfs.protocol import records, requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_LONGEST: Final = wire.MAX_LEN - 1
+_LONGEST: Final = records.MAX_LEN - 1
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _REFUSED: Final = {
     errno.EINVAL: "not a pattern of gitignore(5), or with more wildcards than a filter may have",
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
     """One rule, as it is sent."""
 
     kind: int
-    """``wire.FILTER_EXCLUDE`` and its like."""
+    """``requests.FILTER_EXCLUDE`` and its like."""
     value: bytes
     place: str = ""
     """Where it was written, for people."""
@@ -71,16 +71,16 @@ class Filter:
         ignore_self: bool = False,
     ) -> None:
         self.rules: list[Rule] = [
-            *_patterns(wire.FILTER_INCLUDE, include),
-            *_patterns(wire.FILTER_EXCLUDE, exclude),
-            *_numbers(wire.FILTER_PROCESS, pids),
-            *_numbers(wire.FILTER_NOT_PROCESS, not_pids),
-            *_numbers(wire.FILTER_USER, uids),
-            *_numbers(wire.FILTER_NOT_USER, not_uids),
+            *_patterns(requests.FILTER_INCLUDE, include),
+            *_patterns(requests.FILTER_EXCLUDE, exclude),
+            *_numbers(requests.FILTER_PROCESS, pids),
+            *_numbers(requests.FILTER_NOT_PROCESS, not_pids),
+            *_numbers(requests.FILTER_USER, uids),
+            *_numbers(requests.FILTER_NOT_USER, not_uids),
         ]
         """In the order in which they count."""
         if ignore_self:
-            self.rules.append(Rule(wire.FILTER_NOT_PROCESS, b""))
+            self.rules.append(Rule(requests.FILTER_NOT_PROCESS, b""))
 
     @classmethod
     def from_file(cls, path: str | bytes | os.PathLike[str], *, beneath: bytes = b"") -> Self:
@@ -105,12 +105,12 @@ class Filter:
             pattern = line.removesuffix(b"\r")
             if pattern.strip() and not pattern.startswith(b"#"):
                 pattern = _moved(pattern, beneath) if beneath else pattern
-                made.rules.append(_rule(wire.FILTER_EXCLUDE, pattern, f"{name}, line {number}"))
+                made.rules.append(_rule(requests.FILTER_EXCLUDE, pattern, f"{name}, line {number}"))
         return made
 
     def to_send(self) -> list[Rule]:
         """Return the rules that make up the filter on the wire, at least one."""
-        return self.rules or [Rule(wire.FILTER_EXCLUDE, b"")]  # a blank line matches nothing
+        return self.rules or [Rule(requests.FILTER_EXCLUDE, b"")]  # a blank line matches nothing
 
     def __add__(self, other: Filter) -> Filter:
         """Both filters' rules, this one's first."""

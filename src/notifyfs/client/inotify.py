@@ -12,8 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from notifyfs.client.connection import Connection, deadline_in, find_socket, seconds_left
-from notifyfs.core.flags import (
+from notifyfs.client.blocking import Connection, deadline_in, find_socket, seconds_left
+from notifyfs.protocol.flags import (
     DONT_FOLLOW,
     IGNORED,
     ISDIR,
@@ -25,7 +25,7 @@ from notifyfs.core.flags import (
     X_FILTER,
     X_ORIGIN,
 )
-from notifyfs.core.wire import Parser, Record
+from notifyfs.protocol.records import Parser, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

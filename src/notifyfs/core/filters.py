@@ -1,6 +1,6 @@
 """What a watch leaves out: by name, by process, by user.
 
-Rules arrive one by one (``wire.FILTER``) and make up a draft; the next watch that asks for it
+Rules arrive one by one (``requests.FILTER``) and make up a draft; the next watch that asks for it
 takes it.
 """
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from notifyfs.core import wire
 from notifyfs.core.gitignore import Line, Lines, cost, parse
+from notifyfs.protocol import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ MOST: Final = 65536
 MOST_OF_USER: Final = 4096
 """What all filters may cost of a user who is neither root nor the daemon's."""
 
-_PATTERNS: Final = wire.FILTER_EXCLUDE | wire.FILTER_INCLUDE
+_PATTERNS: Final = requests.FILTER_EXCLUDE | requests.FILTER_INCLUDE
 _KINDS: Final = frozenset(1 << bit for bit in range(6))
 
 
@@ -54,13 +54,13 @@ class Filter:
     def __init__(self, rules: _Rules) -> None:
         self.cost = rules.cost
         lines = {kind: Lines(lines) for kind, lines in rules.patterns.items()}
-        self._exclude = lines.get(wire.FILTER_EXCLUDE)
-        self._include = lines.get(wire.FILTER_INCLUDE)
+        self._exclude = lines.get(requests.FILTER_EXCLUDE)
+        self._include = lines.get(requests.FILTER_INCLUDE)
         numbers = rules.numbers
-        self._processes = numbers.get(wire.FILTER_PROCESS)
-        self._not_processes = numbers.get(wire.FILTER_NOT_PROCESS)
-        self._users = numbers.get(wire.FILTER_USER)
-        self._not_users = numbers.get(wire.FILTER_NOT_USER)
+        self._processes = numbers.get(requests.FILTER_PROCESS)
+        self._not_processes = numbers.get(requests.FILTER_NOT_PROCESS)
+        self._users = numbers.get(requests.FILTER_USER)
+        self._not_users = numbers.get(requests.FILTER_NOT_USER)
         self.asks_process = bool(self._processes or self._not_processes)
         """Whether the process behind each event must be known."""
         # One file is told of several times: created, opened, modified, closed. Its own cache goes with the filter.
@@ -103,10 +103,10 @@ class Draft:
         self._most = most
         self._spend = spend
         self._own = {
-            wire.FILTER_PROCESS: process,
-            wire.FILTER_NOT_PROCESS: process,
-            wire.FILTER_USER: user,
-            wire.FILTER_NOT_USER: user,
+            requests.FILTER_PROCESS: process,
+            requests.FILTER_NOT_PROCESS: process,
+            requests.FILTER_USER: user,
+            requests.FILTER_NOT_USER: user,
         }
         self._rules = _Rules()
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from notifyfs.core.filters import Filter
     from notifyfs.core.inodes import Inode
     from notifyfs.core.queue import Queue
-    from notifyfs.core.wire import Origin
+    from notifyfs.protocol.records import Origin
 
 
 class Actor(Protocol):

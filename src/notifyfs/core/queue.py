@@ -11,8 +11,8 @@ import sys
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
-from notifyfs.core import flags
-from notifyfs.core.wire import HEADER, ORIGIN, Origin, Record, field_size
+from notifyfs.protocol import flags
+from notifyfs.protocol.records import HEADER, ORIGIN, Origin, Record, field_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import functools
 import operator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.core import flags
+from notifyfs.protocol import flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from notifyfs.core import filters, flags
+from notifyfs.core import filters
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import TOLD, Notice, Renamed, notices
-from notifyfs.core.wire import MAX_LEN, Record
+from notifyfs.protocol import flags
+from notifyfs.protocol.records import MAX_LEN, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,8 +18,8 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from notifyfs import identity, syscalls
 from notifyfs.mounts import kernel
+from notifyfs.system import identity, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

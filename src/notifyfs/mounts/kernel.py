@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from notifyfs.mounts import mountinfo, registry
 from notifyfs.mounts.mountinfo import MountError
-from notifyfs.options import escape
+from notifyfs.mounts.options import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from notifyfs.options import Options
+    from notifyfs.mounts.options import Options
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2

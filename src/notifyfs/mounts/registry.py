@@ -25,7 +25,7 @@ from attrs.validators import ge, instance_of, lt
 
 from notifyfs.mounts import mountinfo
 from notifyfs.mounts.mountinfo import MountError
-from notifyfs.options import SOCKET_PATH_MAX
+from notifyfs.mounts.options import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

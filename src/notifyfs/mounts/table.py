@@ -20,7 +20,7 @@ from notifyfs.mounts.mountinfo import MountError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from notifyfs.options import Options
+    from notifyfs.mounts.options import Options
 
 _PATIENCE: Final = 2.0
 """Seconds that an unregistered mount has to answer; a dead one does at once."""

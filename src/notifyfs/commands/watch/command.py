@@ -1,0 +1,401 @@
+"""The command line of ``notifyfs watch``: inotifywait's options and complaints, and some options of our own."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import signal
+import sys
+import syslog
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+
+import attrs
+import click
+
+from notifyfs.client import Filter
+from notifyfs.commands.watch import filtering, lines
+from notifyfs.commands.watch.losses import Losses
+from notifyfs.commands.watch.patterns import Pattern
+from notifyfs.commands.watch.session import FAILED, SEEN, Output, Session
+from notifyfs.commands.watch.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
+from notifyfs.commands.watch.telling import Teller
+from notifyfs.protocol.flags import ALL_EVENTS, DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
+from notifyfs.protocol.records import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from notifyfs.commands.watch.targets import Target
+
+_LONG_MAX: Final = 2**63 - 1
+
+
+class Failure(click.ClickException):
+    """A complaint in inotifywait's words, on standard error; exit code 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it as it is."""
+        click.echo(os.fsencode(self.message), file=file, err=True)
+
+
+class _Command(click.Command):
+    """A command whose misuse ends with 1: here 2 says that the time is up."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; every complaint becomes a Failure."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise Failure(f"{ctx.command_path}: {error.format_message()}") from None
+
+
+@attrs.frozen(kw_only=True)
+class Wishes:
+    """The command line, as click hands it over."""
+
+    paths: tuple[str, ...]
+    monitor: bool
+    daemon: bool
+    outfile: tuple[str, ...]
+    syslog: bool
+    no_dereference: bool
+    recursive: bool
+    quiet: int
+    csv: bool
+    json: bool
+    null: bool
+    origin: bool
+    timeout: str
+    event: tuple[str, ...]
+    fromfile: tuple[str, ...]
+    exclude: tuple[str, ...]
+    excludei: tuple[str, ...]
+    include: tuple[str, ...]
+    includei: tuple[str, ...]
+    gitignore: bool
+    exclude_from: tuple[str, ...]
+    glob: tuple[str, ...]
+    pid: tuple[int, ...]
+    not_pid: tuple[int, ...]
+    user: tuple[str, ...]
+    not_user: tuple[str, ...]
+    ignore_self: bool
+    settle: str | None
+    format: str | None
+    timefmt: str | None
+    no_newline: bool
+    max_events: int | None
+    socket: str | None
+
+    def events(self) -> int:
+        """Return the events asked for; every one if none is named. Failure: an unknown word."""
+        mask = 0
+        for text in self.event:
+            try:
+                mask |= lines.event_mask(text)
+            except KeyError:
+                raise Failure(
+                    f"'{text}' is not a valid event!  Run with the '--help' option to see a list of events."
+                ) from None
+        return mask or ALL_EVENTS
+
+    def seconds(self) -> int | None:
+        """Return the timeout, read as strtol(3) would; None for none. Failure: it is not a number."""
+        text = self.timeout
+        if not text:
+            raise Failure("The provided value is not a valid timeout value.\nPlease specify a long int value.")
+        if not re.fullmatch(r"[ \t\n\v\f\r]*[+-]?[0-9]+", text):
+            raise Failure(f"'{text}' is not a valid timeout value.\nPlease specify a long int value.")
+        seconds = int(text)
+        if not -_LONG_MAX - 1 <= seconds <= _LONG_MAX:
+            raise Failure(f"Something went wrong with the timeout value you provided.\n{os.strerror(errno.ERANGE)}")
+        return seconds if seconds > 0 else None
+
+    def settling(self) -> float | None:
+        """Return the seconds of ``--settle``; None without it. Failure: it is no time."""
+        try:
+            return None if self.settle is None else filtering.seconds(self.settle)
+        except ValueError as error:
+            raise Failure(str(error)) from None
+
+    def check(self) -> None:
+        """Refuse what does not go together. Failure, in the order of inotifywait's own checks."""
+        form = os.fsencode(self.format or "")
+        given = {"-c": self.csv, "--json": self.json, "--format": self.format is not None}
+        first, *others = [name for name, is_given in given.items() if is_given] or [""]
+        wrong = {
+            "Multiple --fromfile options given.": len(self.fromfile) > 1,
+            "Multiple --outfile options given.": len(self.outfile) > 1,
+            f"{first} and {''.join(others[:1])} cannot both be specified.": bool(others),
+            "--no-newline cannot be specified without --format.": self.no_newline and self.format is None,
+            "--timefmt cannot be specified without --format.": self.timefmt is not None and self.format is None,
+            "%T is in --format string, but --timefmt was not specified.": b"%T" in form and self.timefmt is None,
+            "-o must be specified with -d.": self.daemon and not self.outfile,
+            "--gitignore and --socket cannot both be specified: the files cannot be read; use --exclude-from.": (
+                self.gitignore and self.socket is not None
+            ),
+            "%{to} is in --format string, but --settle was not specified.": lines.TO in form and self.settle is None,
+            **{
+                f"{name} is in --format string, but --origin was not specified.": not self.origin
+                for name in lines.named_origins(form)
+            },
+        }
+        for complaint, applies in wrong.items():
+            if applies:
+                raise Failure(complaint)
+
+    def rules(self) -> Filter:
+        """Make the filter that every watch has in the daemon. Failure: a file or a name that is not there."""
+        chosen = Filter(pids=self.pid, not_pids=self.not_pid, ignore_self=self.ignore_self)
+        try:
+            for path in self.exclude_from:
+                chosen += Filter.from_file(path)
+            chosen += filtering.of_globs(self.glob)
+            users, not_users = (map(filtering.user_id, names) for names in (self.user, self.not_user))
+            return chosen + Filter(uids=users, not_uids=not_users)
+        except OSError as error:
+            raise Failure(f"Couldn't open {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise Failure(str(error)) from None
+
+    def filter(self) -> Callable[[bytes], bool]:
+        """Make the function that says whether a path passes the expressions. Failure: a bad one."""
+        excluded = _patterns("exclude", self.exclude, self.excludei)
+        included = _patterns("include", self.include, self.includei)
+
+        def passes(path: bytes) -> bool:
+            if any(pattern.matches(path) for pattern in excluded):
+                return False
+            return not included or any(pattern.matches(path) for pattern in included)
+
+        return passes
+
+    def line(self) -> Callable[[lines.Told], bytes]:
+        """Make the function that prints an event, its end included. Failure: a format that prints nothing."""
+        end = b"\0" if self.null else b"\n"
+        if self.quiet > 1:
+            return lambda _: b""
+        if self.json:
+            return lambda event: lines.as_json(event) + end
+        if self.csv:
+            return lambda event: lines.csv(event) + end
+        if self.format is None:
+            return lambda event: lines.plain(event) + end
+        # The end belongs to the format: a line that its %T drops has none.
+        rendered = lines.template(os.fsencode(self.format) + (b"" if self.no_newline else end), self.timefmt)
+        nameless = lines.Told(b"", b"", ALL_EVENTS, 0, 0, Origin(0, 0, 0, 0, 0, 0, b"-"), "")
+        if self.timefmt != "" and not rendered(nameless):
+            raise Failure("Something is wrong with your format string.")
+        return rendered
+
+
+def _patterns(name: str, exact: tuple[str, ...], any_case: tuple[str, ...]) -> list[Pattern]:
+    try:
+        return [
+            *(Pattern(os.fsencode(text)) for text in exact),
+            *(Pattern(os.fsencode(text), ignore_case=True) for text in any_case),
+        ]
+    except ValueError:
+        raise Failure(f"Error in `{name}' regular expression.") from None
+
+
+class _Voice:
+    """Where complaints and progress go: standard error, or syslog."""
+
+    def __init__(self, *, to_syslog: bool) -> None:
+        self._to_syslog = to_syslog
+        if to_syslog:
+            syslog.openlog("notifyfs", syslog.LOG_PID | syslog.LOG_CONS | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
+
+    def say(self, text: str) -> None:
+        if self._to_syslog:
+            syslog.syslog(syslog.LOG_INFO, text)
+        else:
+            click.echo(os.fsencode(text), err=True)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", metavar="PATH...", nargs=-1, type=click.Path())
+@click.option("-m", "--monitor", is_flag=True, help="Go on after the first event.")
+@click.option("-d", "--daemon", is_flag=True, help="Go on in the background; needs -o. Implies -m and -s.")
+@click.option("-o", "--outfile", metavar="FILE", multiple=True, help="Append the events to FILE.")
+@click.option("-s", "--syslog", is_flag=True, help="Send messages to syslog instead of standard error.")
+@click.option("-P", "--no-dereference", is_flag=True, help="Watch symbolic links themselves.")
+@click.option("-r", "--recursive", is_flag=True, help="Watch directories with everything below them.")
+@click.option("-q", "--quiet", count=True, help="Print events only; twice: not even those.")
+@click.option("-e", "--event", metavar="EVENT[,EVENT...]", multiple=True, help="Only these events (see above).")
+@click.option("-t", "--timeout", metavar="SECONDS", default="0", help="End with 2 after so long without an event.")
+@click.option("--exclude", metavar="REGEX", multiple=True, help="Leave out paths that match. May be repeated.")
+@click.option("--excludei", metavar="REGEX", multiple=True, help="The same, upper or lower case.")
+@click.option("--include", metavar="REGEX", multiple=True, help="Only paths that match. May be repeated.")
+@click.option("--includei", metavar="REGEX", multiple=True, help="The same, upper or lower case.")
+@click.option("--gitignore", is_flag=True, help="Leave out what the .gitignore files of each PATH say, and .git.")
+@click.option("--exclude-from", metavar="FILE", multiple=True, help="Leave out what this gitignore file says.")
+@click.option("--glob", metavar="PATTERN", multiple=True, help="Only what this line of gitignore matches; !: not that.")
+@click.option("--pid", metavar="PID", multiple=True, type=click.IntRange(min=1), help="Only what these processes do.")
+@click.option("--not-pid", metavar="PID", multiple=True, type=click.IntRange(min=1), help="Nothing that these do.")
+@click.option("--user", "--uid", metavar="USER", multiple=True, help="Only what these users do; name or number.")
+@click.option("--not-user", "--not-uid", metavar="USER", multiple=True, help="Nothing that these do.")
+@click.option("--ignore-self", is_flag=True, help="Nothing that this program does, as to a -o FILE on the mount.")
+@click.option("--fromfile", metavar="FILE", multiple=True, help="Read more PATHs from FILE, one a line; - is stdin.")
+@click.option("-c", "--csv", is_flag=True, help="Print comma-separated values.")
+@click.option("--json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--format", metavar="FORMAT", help="Print as FORMAT says (see above).")
+@click.option("--timefmt", metavar="FORMAT", help="What %T prints, as for strftime(3).")
+@click.option("--no-newline", is_flag=True, help="End what FORMAT prints with nothing.")
+@click.option("-0", "--null", is_flag=True, help="End lines with NUL instead of newline.")
+@click.option("--settle", metavar="DURATION", help="Print in batches, after so long without an event (see above).")
+@click.option("--max-events", metavar="N", type=click.IntRange(min=1), help="End after N events. Implies -m.")
+@click.option("--origin", is_flag=True, help="Also tell who did it, in --json and %{pid} etc.")
+@click.option("--socket", metavar="SOCKET", help="Use this control socket; PATHs are below its mount's root.")
+def watch(**given: Any) -> NoReturn:
+    """Print what happens to each PATH on a notifyfs mount, as inotifywait would.
+
+    A line is WATCHED EVENTS FILE, as in `d/ CLOSE_WRITE,CLOSE a`. @PATH leaves a directory out of -r.
+
+    \b
+    Events    access modify attrib close_write close_nowrite close open
+              moved_from moved_to move move_self create delete delete_self
+              unmount
+    FORMAT    %w watched path  %f file in it  %e events  %Xe events with X
+              between them  %T time  %c cookie in hexadecimal  %0 NUL
+              %n newline  %% percent sign
+              %{pid} %{uid} %{gid} %{comm} %{seq} %{ts} with --origin
+              %{to} new path of a rename, with --settle
+    PATTERN   a line of gitignore(5), relative to each watched PATH; what it
+              leaves out is not even sent. --exclude-from beats --gitignore
+    DURATION  100ms, 1s or 0.5. A batch has each event once and a rename in
+              one piece: `d/ MOVED_FROM,MOVED_TO a -> d/b`
+    Exit code 0 an event came, 1 an error or an event not asked for,
+              2 the time is up
+    """  # noqa: D301 - \b is click's mark for a paragraph that is not to be filled
+    _end_by_signals()
+    sys.exit(run(Wishes(**given)))
+
+
+def run(wishes: Wishes) -> int:
+    """Do what the command line says; the exit code. Failure: the line for the user."""
+    events, seconds = wishes.events(), wishes.seconds()
+    wishes.check()
+    passes, line = wishes.filter(), wishes.line()
+    settle, rules = wishes.settling(), wishes.rules()
+    stderr = _Voice(to_syslog=False)
+    operands = [*read_lists(wishes.fromfile, stderr.say), *map(os.fsencode, wishes.paths)]
+    paths, excluded = sort_out(operands)
+    if not paths:
+        raise Failure("No files specified to watch!")
+    output = _open_output(wishes)
+    voice = _Voice(to_syslog=wishes.syslog or wishes.daemon)
+    say = voice.say if not wishes.quiet else lambda _: None
+
+    say("Setting up watches." + "  Beware: since -r was given, this may take a while!" * wishes.recursive)
+    more = (X_ORIGIN if wishes.origin else 0) | (DONT_FOLLOW if wishes.no_dereference else 0)
+    teller = functools.partial(_teller, events, passes, wishes)
+    watcher = Watcher(teller, more, excluded, functools.partial(_chosen, rules, wishes))
+    try:
+        _establish(watcher, paths, excluded, wishes)
+    except WatchError as error:
+        voice.say(str(error))
+        if wishes.daemon and not wishes.syslog:
+            stderr.say(str(error))
+        return FAILED
+    if wishes.daemon:
+        _go_to_background(output)
+    say("Watches established.")
+    losses = Losses(voice.say)
+    session = Session(
+        watcher.connections.values(),
+        woken=_with_last_words(losses.tell),
+        line=line,
+        asked=events | (Q_OVERFLOW if wishes.json else 0),
+        limit=wishes.max_events or (None if wishes.monitor or wishes.daemon else 0),
+        timeout=seconds,
+        settle=settle,
+        complain=voice.say,
+        losses=losses,
+    )
+    try:
+        return session.run(output)
+    except OSError as error:
+        voice.say(f"notifyfs watch: {error.strerror}")
+        return FAILED
+
+
+def _teller(events: int, passes: Callable[[bytes], bool], wishes: Wishes, mount: str) -> Teller:
+    return Teller(mount, events, passes, twice=not wishes.json and wishes.settle is None)
+
+
+def _chosen(rules: Filter, wishes: Wishes, target: Target | None) -> Filter | None:
+    if wishes.gitignore and target is not None:
+        return filtering.of_tree(target.descriptor, target.shown, recursive=target.recursive) + rules
+    return rules if rules.rules else None
+
+
+def _open_output(wishes: Wishes) -> Output:
+    path = wishes.outfile[0] if wishes.outfile else None
+    if path is not None and wishes.daemon and not os.path.exists(path):
+        raise Failure(f"{os.strerror(errno.ENOENT)}: {path}")  # inotifywait makes it only without -d
+    try:
+        return Output(path)
+    except OSError:
+        raise Failure(f"Failed to open output file {path}") from None
+
+
+def _establish(watcher: Watcher, paths: list[bytes], excluded: list[bytes], wishes: Wishes) -> None:
+    """Watch *paths* in their order. WatchError: the first that cannot be."""
+    if wishes.socket is not None:
+        for path in paths:
+            watcher.add_by_name(wishes.socket, path, recursive=wishes.recursive)
+        return
+    targets = []
+    failure = None
+    for path in paths:
+        try:
+            targets.append(open_target(path, recursive=wishes.recursive, follow=not wishes.no_dereference))
+        except OSError as error:
+            failure = WatchError(path, error)
+            break
+    for target in without_covered(targets, excluded):
+        watcher.add(target)
+    if failure is not None:
+        raise failure
+
+
+def _go_to_background(output: Output) -> None:
+    """As daemon(3); the watches go along."""
+    if os.fork():
+        os._exit(SEEN)
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null if number != 1 else output.descriptor, number)
+
+
+def _end_by_signals() -> None:
+    """Let SIGINT and a closed pipe end the process without a word, as they end inotifywait."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _with_last_words(say: Callable[[], None]) -> int:
+    """Let *say* speak before a signal ends the process: who stops a slow reader wants to know what it has lost.
+
+    To be waited for: a descriptor, since a signal that comes just before poll(2) would be heard only after it.
+    """
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # first: the next one ends it even if nobody reads what is said
+        say()
+        signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    return woken

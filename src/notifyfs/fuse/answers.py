@@ -1,0 +1,116 @@
+"""From Python's exceptions to FUSE's answers, in one place; and how long each answer took.
+
+Anything but ``FUSEError`` that leaves a handler ends pyfuse3's main loop, and
+with it the mount for everyone.
+
+A request is timed from when pyfuse3 has parsed it until its handler is done, waiting included.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from pyfuse3 import FUSEError
+
+from notifyfs.observe import counters as meters
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+log = logging.getLogger(__name__)
+
+
+class Hesitant(Protocol):
+    """Who has handlers ``on_source``."""
+
+    source_answers: Callable[[], Awaitable[None]] | None
+    """Waits until the source has answered a question; None where it always answers."""
+
+
+P = ParamSpec("P")
+S = TypeVar("S")
+H = TypeVar("H", bound=Hesitant)
+T = TypeVar("T")
+
+
+def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+    """A handler that does not wait: a plain function, so that it cannot.
+
+    It runs to its end before the next request is read. That is why the order of events is the
+    order of operations, and why the core needs no lock.
+    """
+    meter = meters.of_operation(handler.__name__)
+
+    @functools.wraps(handler)
+    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
+        try:
+            return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
+            raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
+
+    return answer
+
+
+def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
+    """A handler like ``at_once``, whose system calls are on the source.
+
+    Where the source may hang (``Hesitant.source_answers``), it starts when the source has answered.
+    """
+    meter = meters.of_operation(handler.__name__)
+
+    @functools.wraps(handler)
+    async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
+        try:
+            if self.source_answers is not None:
+                await self.source_answers()
+            return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
+            raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
+
+    return answer
+
+
+def may_wait(
+    handler: Callable[Concatenate[S, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+    """A handler that may leave slow work to a thread; other requests go on meanwhile."""
+    meter = meters.of_operation(handler.__name__)
+
+    @functools.wraps(handler)
+    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
+        try:
+            return await handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            meter.errors += 1
+            raise translated(error, handler.__name__) from None
+        finally:
+            meter.add(perf_counter_ns() - began)
+
+    return answer
+
+
+def translated(error: Exception, operation: str) -> FUSEError:
+    """The answer for *error*: its errno, ENOMEM, or EIO and a line in the log for what should not happen."""
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        log.debug("%s: %s", operation, error)
+        return FUSEError(error.errno)
+    if isinstance(error, MemoryError):
+        log.warning("%s: out of memory", operation)
+        return FUSEError(errno.ENOMEM)
+    log.error("%s failed", operation, exc_info=error)
+    return FUSEError(errno.EIO)

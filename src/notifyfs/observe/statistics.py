@@ -1,0 +1,143 @@
+"""What a daemon knows about itself: the answers to a statistics request (``docs/protocol.md``), and for ``metrics``.
+
+Whatever is read here may be read from another thread than the one that counts. So nothing is
+iterated over but copies: copying a dict or list of numbers is one step under the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from notifyfs.core.watches import Watches
+from notifyfs.observe import counters as meters
+from notifyfs.observe.counters import Tally
+from notifyfs.protocol import records, requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from notifyfs.core.instances import Instance
+
+Row = dict[str, object]
+
+_NUMBER: Final = re.compile(rb"[0-9]{0,19}")
+
+
+class Counted(Watches):
+    """Watch sets that number their instances, and whose counts outlive them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.books: tuple[Tally, dict[Instance, int]] = Tally(), {}
+        """What closed instances have counted, and the number of each open one, lowest first.
+
+        Replaced as a whole and never changed: nobody can see an instance twice, or nowhere, and a
+        total that went down would look like a restart.
+        """
+        self._opened = 0
+
+    def open(self, instance: Instance) -> None:
+        """Admit an instance, as the parent does, and number it."""
+        super().open(instance)
+        self._opened += 1
+        closed, living = self.books
+        self.books = closed, {**living, instance: self._opened}
+
+    def close(self, instance: Instance) -> None:
+        """Free an instance, as the parent does, and keep what it has counted."""
+        super().close(instance)
+        closed, living = self.books
+        if instance in living:
+            living = living.copy()
+            del living[instance]
+            self.books = closed + Tally.of(instance.queue), living
+
+    def tally(self) -> Tally:
+        """What has happened to the queues of all instances since the mount."""
+        closed, living = self.books
+        return sum((Tally.of(instance.queue) for instance in living), closed)
+
+
+class Statistics:
+    """The counters of one mount. *held*: numbers that the other rooms know, such as ``inodes``."""
+
+    def __init__(self, watches: Counted, held: Callable[[], dict[str, int]]) -> None:
+        self.watches = watches
+        self._held = held
+
+    def now(self) -> dict[str, int]:
+        """What there is at this moment."""
+        _, living = self.watches.books
+        return {
+            "instances": len(living),
+            "watches": self.watches.total,
+            **self._held(),
+            "queued_events": sum(len(instance.queue) for instance in living),
+            "queued_bytes": sum(instance.queue.bytes for instance in living),
+        }
+
+    def answer(self, record: records.Record, asking: Instance, pids: Callable[[], Mapping[Instance, int]]) -> bytes:
+        """The JSON that answers the request *record* of the instance *asking*.
+
+        *pids*: the process behind each instance. EINVAL: an unknown mask, or a name that is no number.
+        """
+        if not _NUMBER.fullmatch(record.name):
+            raise OSError(errno.EINVAL, "not the number of a row", record.name)
+        first = int(record.name or b"0")
+        if record.mask == requests.STATISTICS_OPERATIONS:
+            return _page(enumerate(self.operations()), first)
+        if record.mask == requests.STATISTICS_INSTANCES:
+            return _page(self.instances(pids()), first)
+        if record.mask or record.name:
+            raise OSError(errno.EINVAL, "no such statistics", hex(record.mask))
+        told = self.now() | self.watches.tally().named()
+        told["events"] = self.watches.sequence
+        return json.dumps({"instance": _of(asking), "mount": told}).encode()
+
+    @staticmethod
+    def operations() -> Iterator[Row]:
+        """Each operation's requests."""
+        for name, meter in meters.REQUESTS.items():
+            buckets = meter.buckets.copy()
+            yield {
+                "operation": name,
+                "count": sum(buckets),
+                "errors": meter.errors,
+                "nanoseconds": meter.nanoseconds,
+                "buckets": {exponent: count for exponent, count in enumerate(buckets) if count},
+            }
+
+    def instances(self, pids: Mapping[Instance, int]) -> Iterator[tuple[int, Row]]:
+        """Each open instance, by number."""
+        _, living = self.watches.books
+        for instance, number in living.items():
+            yield number, {"number": number, "pid": pids.get(instance, 0), "uid": instance.uid, **_of(instance)}
+
+
+def _of(instance: Instance) -> Row:
+    queue = instance.queue
+    return {
+        "watches": len(instance.watches),
+        "queued_events": len(queue),
+        "queued_bytes": queue.bytes,
+        **Tally.of(queue).named(),
+    }
+
+
+def _page(rows: Iterable[tuple[int, Row]], first: int) -> bytes:
+    """The rows from number *first* on, as many as one record holds, and the number of the next."""
+    told: list[str] = []
+    room = records.MAX_LEN - len('{"rows": [], "next": 18446744073709551615}')
+    following = None
+    for number, row in rows:
+        if number >= first:
+            text = json.dumps(row)
+            room -= len(text) + len(", ")
+            if room <= 0:
+                following = number
+                break
+            told.append(text)
+    return f'{{"rows": [{", ".join(told)}], "next": {json.dumps(following)}}}'.encode()
