@@ -1,4 +1,4 @@
-"""One subscriber's pending events: coalesce, overflow, take.
+"""One subscriber's pending events: coalesce, overflow, wait, take.
 
 What Linux keeps in one list until ``read(2)`` is in two places here: this
 queue, and whatever was sent to the subscriber's socket and not read yet. Both
@@ -9,24 +9,43 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import HEADER, ORIGIN, Origin, Record, field_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 OVERFLOW: Final = Record(-1, flags.Q_OVERFLOW)
 _ORIGIN_SIZE: Final = HEADER.size + ORIGIN.size
 
-Item = tuple[Record, Origin | None]
+
+class Gate(Protocol):
+    """What must come about before an event may leave. It opens once, and for good."""
+
+    shut: bool
+
+    def open(self) -> None:
+        """It has come about."""
+        ...
+
+    def opened(self) -> Awaitable[None]:
+        """Wait until it is open. Who waits sees to it that it does open, in bounded time."""
+        ...
 
 
-def size(item: Item) -> int:
-    """How many bytes *item* takes on the wire, its origin included."""
-    record, origin = item
-    return HEADER.size + field_size(record.name) + (_ORIGIN_SIZE if origin else 0)
+class Item(NamedTuple):
+    """One event in the queue."""
+
+    record: Record
+    origin: Origin | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, the origin included."""
+        return HEADER.size + field_size(self.record.name) + (_ORIGIN_SIZE if self.origin else 0)
 
 
 class Queue:
@@ -35,6 +54,10 @@ class Queue:
     *limit* is ``max_queued_events``. *unread* tells how many of the items that
     were taken the subscriber has not read yet; it is asked only when the
     answer matters (a possible repeat of the last one taken; a full queue).
+
+    An event leaves when its own gates are open and those before it have left. Whether there
+    is an event at all may hang on a gate as well (``hold``): what comes after it is kept as it
+    came, and merges or overflows when that is decided, as if it came then.
     """
 
     def __init__(self, limit: int, unread: Callable[[], int]) -> None:
@@ -45,7 +68,12 @@ class Queue:
         """Mask -> how many events with it were queued; overflow records, too."""
         self.high_water = 0
         self.bytes = 0
+        self.entered = 0
+        """Events that were queued, as ``kinds`` has them."""
+        self.left = 0
+        """Events that were taken."""
         self._items: deque[Item] = deque()
+        self._held: deque[Item | Gate] = deque()  # begins with a gate, or is empty
         self._unread = unread
         self._taken = 0  # taken and, when last asked, unread
         self._last: Item | None = None  # the last one taken
@@ -53,61 +81,83 @@ class Queue:
         self._overflow_age = 0  # items taken since OVERFLOW was, itself included; 0: it was read
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) + sum(isinstance(each, Item) for each in self._held)
 
     @property
-    def total(self) -> int:
-        """How many events were queued, overflow records among them."""
-        return sum(self.kinds.values())
+    def gate(self) -> Gate | None:
+        """What the oldest event, or the question whether there is one, waits for."""
+        if self._items:
+            return next((gate for gate in self._items[0].gates if gate.shut), None)
+        return next(iter(self.doubts), None)
 
-    def append(self, record: Record, origin: Origin | None = None) -> None:
+    @property
+    def doubts(self) -> list[Gate]:
+        """The gates that hold back what came after them, oldest first."""
+        return [each for each in self._held if not isinstance(each, Item)]
+
+    def append(self, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
-        items = self._items
-        if len(items) + self._taken >= self.limit:
-            if self._taken:
-                self._ask()
-            if len(items) + self._taken >= self.limit:
-                # Linux looks at the limit before it tries to merge (measured: N8).
-                self.overflow()
-                return
-        if items:
-            last = items[-1]
-        elif self._taken and self._last is not None and self._last[0].wd == record.wd:
-            last = self._last
+        if not self._held:
+            self._enter(Item(record, origin, gates))
+        elif len(self._items) + len(self._held) + self._taken < self.limit:
+            self._held.append(Item(record, origin, gates))
         else:
-            self._push((record, origin))
-            return
-        if _repeats(last, record, origin) and (items or self._ask()):
-            self.coalesced += 1
+            self.overflow()
+
+    def hold(self, gate: Gate) -> None:
+        """Keep back what comes from now on until ``release``."""
+        self._held.append(gate)
+
+    def insert(self, gate: Gate, record: Record, origin: Origin | None = None) -> None:
+        """Put an event where *gate* holds: after what came before it, before what has come since."""
+        if self._held[0] is gate:
+            self._enter(Item(record, origin))
         else:
-            self._push((record, origin))
+            self._held.insert(self._held.index(gate), Item(record, origin))
+
+    def release(self, gate: Gate) -> None:
+        """Let go of what was kept back by *gate* alone."""
+        held = self._held
+        held.remove(gate)
+        while held and isinstance(item := held[0], Item):
+            held.popleft()
+            if item.record is OVERFLOW:
+                self._say_overflow()
+            else:
+                self._enter(item)
 
     def overflow(self) -> None:
         """Say once, until it is read, that something was lost."""
         self.dropped += 1
-        if self._overflow_age and self._overflow_age > self._ask():
-            self._overflow_age = 0
-        if not (self._overflow_queued or self._overflow_age):
-            self._overflow_queued = True
-            self._push((OVERFLOW, None))
+        if not self._held:
+            self._say_overflow()
+        elif not (isinstance(last := self._held[-1], Item) and last.record is OVERFLOW):
+            self._held.append(Item(OVERFLOW))
 
     def take(self, most: int, events: int = sys.maxsize) -> list[Item]:
-        """Remove and return the oldest items: at most so many *events*, and *most* bytes, but one at least of those."""
+        """Remove and return the oldest items that may leave.
+
+        At most so many *events*, and *most* bytes, but one at least of those.
+        """
         items = self._items
         taken: list[Item] = []
-        left = most
+        size, left = 0, most
         while items and len(taken) < events:
-            left -= size(items[0])
+            item = items[0]
+            if item.gates and any(gate.shut for gate in item.gates):
+                break
+            left -= item.size
             if left < 0 and taken:
                 break
-            item = items.popleft()
-            taken.append(item)
-            if item[0] is OVERFLOW:
+            size += item.size
+            taken.append(items.popleft())
+            if item.record is OVERFLOW:
                 self._overflow_queued, self._overflow_age = False, 1
             elif self._overflow_age:
                 self._overflow_age += 1
         if taken:
-            self.bytes -= sum(map(size, taken))
+            self.bytes -= size
+            self.left += len(taken)
             self._taken += len(taken)
             self._last = taken[-1]
         return taken
@@ -116,10 +166,42 @@ class Queue:
         """What was taken last can no longer be the tail: something else was sent after it."""
         self._last = None
 
+    def _enter(self, item: Item) -> None:
+        items = self._items
+        if len(items) + self._taken >= self.limit:
+            if self._taken:
+                self._ask()
+            if len(items) + self._taken >= self.limit:
+                # Linux looks at the limit before it tries to merge (docs/parity.md, N8).
+                self.dropped += 1
+                self._say_overflow()
+                return
+        if items:
+            last = items[-1]
+        elif self._taken and self._last is not None and self._last.record.wd == item.record.wd:
+            last = self._last
+        else:
+            self._push(item)
+            return
+        if not (_repeats(last, item) and (items or self._ask())):
+            self._push(item)
+            return
+        self.coalesced += 1
+        if items and item.gates and item.gates != last.gates:  # who reads it must find both changes
+            items[-1] = last._replace(gates=(*(gate for gate in last.gates if gate.shut), *item.gates))
+
+    def _say_overflow(self) -> None:
+        if self._overflow_age and self._overflow_age > self._ask():
+            self._overflow_age = 0
+        if not (self._overflow_queued or self._overflow_age):
+            self._overflow_queued = True
+            self._push(Item(OVERFLOW))
+
     def _push(self, item: Item) -> None:
         self._items.append(item)
-        self.kinds[item[0].mask] += 1
-        self.bytes += size(item)
+        self.entered += 1
+        self.kinds[item.record.mask] += 1
+        self.bytes += item.size
         self.high_water = max(self.high_water, len(self._items))
 
     def _ask(self) -> int:
@@ -127,14 +209,14 @@ class Queue:
         return self._taken
 
 
-def _repeats(last: Item, record: Record, origin: Origin | None) -> bool:
-    # Linux leaves the cookie out of this comparison (measured: N7); IGNORED never merges
+def _repeats(last: Item, new: Item) -> bool:
+    # Linux leaves the cookie out of this comparison (docs/parity.md, N7); IGNORED never merges
     # (kernel: inotify_merge).
-    old, by = last
+    old, record = last.record, new.record
     return (
         old.mask == record.mask
         and old.name == record.name
         and old.wd == record.wd
         and not old.mask & flags.IGNORED
-        and (by is None or origin is None or by.pid == origin.pid)
+        and (last.origin is None or new.origin is None or last.origin.pid == new.origin.pid)
     )
