@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from notifyfs.fuse.liveness import may_hang
+from notifyfs.system.remote import may_hang
 from notifyfs.system import syscalls
 
 if TYPE_CHECKING:
