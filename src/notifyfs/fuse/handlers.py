@@ -27,7 +27,7 @@ from notifyfs.passthrough.attribution import Reporter
 from notifyfs.passthrough.judgement import ACL, Judgement, access_list
 from notifyfs.passthrough.source import magic
 from notifyfs.protocol.flags import ACCESS, X_RECURSIVE
-from notifyfs.subscribers.descriptors import close_apart
+from notifyfs.system.closing import close_apart
 from notifyfs.system import identity, syscalls
 from notifyfs.system.callers import Caller, Credentials, appends, credentials, holds
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.core.inodes import Inodes
-from notifyfs.subscribers.descriptors import close_apart
+from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
