@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -17,7 +17,7 @@ from notifyfs.daemon import logs
 from notifyfs.daemon.lifecycle import Daemon, Place, detach, device_of
 from notifyfs.daemon.listen import exporting, listening
 from notifyfs.fuse import binding
-from notifyfs.fuse.deaths import Death
+from notifyfs.fuse.deaths import InDoubt
 from notifyfs.fuse.handlers import TIMEOUTS, Handlers, Passthrough
 from notifyfs.fuse.liveness import Liveness
 from notifyfs.fuse.notify import Notify
@@ -33,10 +33,11 @@ from notifyfs.passthrough.judgement import Judgement, access_list
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
-from notifyfs.subscribers.bell import Bell
+from notifyfs.subscribers.capabilities import Capabilities, Limits
+from notifyfs.subscribers.delivery import Bell
 from notifyfs.subscribers.resolve import Resolver
 from notifyfs.subscribers.rights import Way
-from notifyfs.subscribers.server import Limits, Server
+from notifyfs.subscribers.server import Server
 from notifyfs.system import identity
 from notifyfs.system.remote import may_hang
 
@@ -88,7 +89,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.callback(tree.close)
         above = _opened(os.path.dirname(mountpoint))
         stack.callback(os.close, above)
-        way = Way(above)
+        way = Way(above, may_hang)
         listener = stack.enter_context(listening(place.socket, options))
         exporter = stack.enter_context(exporting(options.metrics))
         hangs = may_hang(tree.fd(tree.inodes.root))
@@ -98,11 +99,11 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         if os.geteuid() == 0:
             identity.keep_capabilities(_KEPT)  # of this thread, and those that it will start
         kernel = KernelSide(tree, fuse, place, options, hangs=hangs)
-        server = subscriber_side(kernel, place, options, way if options.reach == "mountpoint" else None)
-        daemon = Daemon(place, kernel, server, guard, removed)
+        capabilities = _capabilities(kernel, place, options, way)
+        daemon = Daemon(place, kernel, Server(capabilities), guard, removed)
         stack.enter_context(binding.session(kernel.handlers, fuse, daemon.loop, allow_root=options.allow_root))
         if exporter is not None:
-            exporter.start(server.statistics, mountpoint, source)
+            exporter.start(capabilities.statistics, mountpoint, source)
         trio.run(daemon.run, *listener, lambda: ready(place.socket))
 
 
@@ -128,14 +129,14 @@ class KernelSide:
         root = os.geteuid() == 0
         self.source = source
         self.device = Device(fuse)
-        self.notify = Notify(fuse)
+        self.notify = Notify(fuse, waits=True, expires=True)
         self.visibility = Visibility(self.notify.ask, self.notify.relieve, self.device.busy)
-        self.liveness = Liveness(source.fd(source.inodes.root)).wait if hangs else None
+        self.source_answers = Liveness(source.fd(source.inodes.root)).wait if hangs else None
         self.changes = Changes()
         self.watches = Watches(
             source.inodes,
             self.changes,
-            doubt=Death,
+            doubt=InDoubt,
             hide=self.visibility.hide,
             failed=_failed,
             owner=os.geteuid(),
@@ -152,7 +153,7 @@ class KernelSide:
             socket=os.fsencode(place.socket),
             cache=options.cache,
             acl=root,
-            source_answers=self.liveness,
+            source_answers=self.source_answers,
         )
 
     def held(self) -> dict[str, int]:
@@ -193,24 +194,26 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
     )
 
 
-def subscriber_side(kernel: KernelSide, place: Place, options: Options, way: Way | None) -> Server:
-    """The rooms that serve subscribers."""
-    mountpoint, device = place.mountpoint, place.device()
-    limits = Limits(
-        max_queued_events=options.max_queued_events,
-        max_user_instances=options.max_user_instances,
-        max_user_watches=options.max_user_watches,
-    )
-    major, _, minor = device.partition(":")
-    return Server(
-        kernel.watches,
-        Resolver(kernel.source, os.fsencode(mountpoint), (int(major), int(minor))),
-        limits,
-        about={"version": 1, "mountpoint": mountpoint, "source": place.source, "pid": os.getpid()},
-        statistics=Statistics(kernel.watches, kernel.held),
-        source_answers=kernel.liveness,
-        reaches=way.refusal if way else None,
+def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) -> Capabilities:
+    """What subscribers are given."""
+    major, _, minor = place.device().partition(":")
+    optional: dict[str, Any] = {}
+    if kernel.source_answers is not None:
+        optional["source_answers"] = kernel.source_answers
+    if options.reach == "mountpoint":
+        optional["reaches"] = way.refusal
+    return Capabilities(
+        watches=kernel.watches,
+        resolver=Resolver(kernel.source, os.fsencode(place.mountpoint), (int(major), int(minor))),
+        statistics=Statistics(kernel.watches, kernel.changes, kernel.held),
+        limits=Limits(
+            max_queued_events=options.max_queued_events,
+            max_user_instances=options.max_user_instances,
+            max_user_watches=options.max_user_watches,
+        ),
+        about={"version": 1, "mountpoint": place.mountpoint, "source": place.source, "pid": os.getpid()},
         attend=kernel.pages.attend,
+        **optional,
     )
 
 

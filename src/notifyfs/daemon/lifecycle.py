@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from notifyfs.daemon.compose import KernelSide
-    from notifyfs.subscribers.bell import Bell
+    from notifyfs.subscribers.delivery import Bell
     from notifyfs.subscribers.server import Server
 
 log = logging.getLogger(__name__)

@@ -65,7 +65,7 @@ _OF_INSTANCE: Final[tuple[tuple[_Family, str, str, Callable[[Instance], int]], .
     (GaugeMetricFamily, "watches", "Its watches.", lambda one: len(one.watches)),
     (GaugeMetricFamily, "queued_events", "Its events not sent yet.", lambda one: len(one.queue)),
     (GaugeMetricFamily, "queue_high_water", "The most that were queued at once.", lambda one: one.queue.high_water),
-    (CounterMetricFamily, "events", "Events queued for it.", lambda one: one.queue.total),
+    (CounterMetricFamily, "events", "Events queued for it.", lambda one: one.queue.entered),
     (CounterMetricFamily, "events_dropped", "Its events lost to overflow.", lambda one: one.queue.dropped),
     (CounterMetricFamily, "events_coalesced", "Its events that were merged.", lambda one: one.queue.coalesced),
 )
@@ -165,7 +165,7 @@ class _Counters(Collector):
         yield from self._instances()
 
     def _events(self) -> Iterator[Metric]:
-        tally = self._statistics.watches.tally()
+        tally = self._statistics.books.tally()
         kinds = CounterMetricFamily("notifyfs_events", "Events queued, once for each watch.", labels=["kind"])
         for mask, name in _KINDS.items():
             kinds.add_metric([name], tally.kinds[mask])
@@ -190,10 +190,10 @@ class _Counters(Collector):
 
     def _instances(self) -> Iterator[Metric]:
         # By number only: the statistics request tells whose they are, but not to everybody.
-        _, living = self._statistics.watches.books
+        living = self._statistics.books.living
         for kind, name, told, value in _OF_INSTANCE:
             family = kind(f"notifyfs_instance_{name}", told, labels=["number"])
-            for instance, number in living.items():
+            for instance, (number, _) in living.items():
                 family.add_metric([str(number)], value(instance))
             yield family
 
