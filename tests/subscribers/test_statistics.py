@@ -23,8 +23,8 @@ from notifyfs.commands.main import main
 from notifyfs.core.inodes import Inodes
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.observe import counters as meters
-from notifyfs.observe.counters import Meter, Tally
+from notifyfs.observe import counters
+from notifyfs.observe.counters import RequestCounter, Tally
 from notifyfs.observe.statistics import Counted, Statistics
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Record
@@ -376,10 +376,10 @@ def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pyt
     queue.dropped = queue.coalesced = queue.high_water = queue.bytes = watches.total = huge
     queue.kinds.update({1 << bit: huge for bit in range(16)})
     watches.sequence = huge
-    meter = Meter()
-    meter.buckets = [huge] * len(meter.buckets)
-    meter.nanoseconds = meter.errors = huge
-    monkeypatch.setattr(meters, "REQUESTS", {f"operation{number}": meter for number in range(40)})
+    counter = RequestCounter()
+    counter.buckets = [huge] * len(counter.buckets)
+    counter.nanoseconds = counter.errors = huge
+    monkeypatch.setattr(counters, "REQUESTS", {f"operation{number}": counter for number in range(40)})
     statistics = Statistics(watches, lambda: dict.fromkeys(("inodes", "open_files", "descriptors"), huge))
 
     for mask, names in ((0, [b""]), (OPERATIONS, [b"0", b"38", b"39"]), (INSTANCES, [b"0"])):
@@ -397,11 +397,11 @@ def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pyt
 @example([1])
 @example([(1 << 20) - 1] * 99 + [1 << 20])
 def test_a_bound_is_above_and_at_most_twice_what_was_measured(durations: list[int]) -> None:
-    meter = Meter()
+    counter = RequestCounter()
     for duration in durations:
-        meter.add(duration)
-    buckets = {str(exponent): count for exponent, count in enumerate(meter.buckets) if count}
-    told = showing.durations(buckets, meter.nanoseconds)
+        counter.add(duration)
+    buckets = {str(exponent): count for exponent, count in enumerate(counter.buckets) if count}
+    told = showing.durations(buckets, counter.nanoseconds)
 
     assert told["mean_ns"] == sum(durations) // len(durations)
     for percent in (50, 99):

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from notifyfs.observe import counters as meters
+from notifyfs.observe import counters
 from notifyfs.protocol import flags
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from notifyfs.core.instances import Instance
-    from notifyfs.observe.counters import Meter
+    from notifyfs.observe.counters import RequestCounter
     from notifyfs.observe.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _GRACE: Final = 1.0  # seconds that an answer under way has when the mount ends
 # Seconds after each request. An answer takes milliseconds in which the mount has to share the interpreter with it,
 # and whoever can connect can ask. It also is the time to wait while there is no descriptor for a connection.
 _PAUSE: Final = 0.1
-# The upper bounds of the histogram, 2**n ns as the meters have them: 16 us to 4 ms by factors of two, to 17 s of four.
+# The upper bounds of the histogram, 2**n ns as counted: 16 us to 4 ms by factors of two, to 17 s of four.
 _EXPONENTS: Final = (*range(14, 22), *range(22, 35, 2))
 _KINDS: Final = {
     1 << bit: flags.spell(1 << bit)
@@ -182,9 +182,9 @@ class _Counters(Collector):
         errors = CounterMetricFamily(
             "notifyfs_request_errors", "Requests answered with an error.", labels=["operation"]
         )
-        for operation, meter in meters.REQUESTS.items():
-            times.add_metric([operation], *_histogram(meter))
-            errors.add_metric([operation], meter.errors)
+        for operation, counter in counters.REQUESTS.items():
+            times.add_metric([operation], *_histogram(counter))
+            errors.add_metric([operation], counter.errors)
         yield times
         yield errors
 
@@ -198,11 +198,11 @@ class _Counters(Collector):
             yield family
 
 
-def _histogram(meter: Meter) -> tuple[list[tuple[str, float]], float]:
+def _histogram(counter: RequestCounter) -> tuple[list[tuple[str, float]], float]:
     """Cumulative buckets and the sum, as prometheus_client wants them."""
-    upto = list(itertools.accumulate(meter.buckets))
+    upto = list(itertools.accumulate(counter.buckets))
     bounds = [(str(2**exponent / 1e9), float(upto[exponent])) for exponent in _EXPONENTS]
-    return [*bounds, ("+Inf", float(upto[-1]))], meter.nanoseconds / 1e9
+    return [*bounds, ("+Inf", float(upto[-1]))], counter.nanoseconds / 1e9
 
 
 def _text(path: str) -> str:

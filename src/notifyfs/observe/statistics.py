@@ -11,7 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.observe import counters as meters
+from notifyfs.observe import counters
 from notifyfs.observe.counters import Tally
 from notifyfs.protocol import records, requests
 
@@ -114,13 +114,13 @@ class Statistics:
     @staticmethod
     def operations() -> Iterator[Row]:
         """Each operation's requests."""
-        for name, meter in meters.REQUESTS.items():
-            buckets = meter.buckets.copy()
+        for name, counter in counters.REQUESTS.items():
+            buckets = counter.buckets.copy()
             yield {
                 "operation": name,
                 "count": sum(buckets),
-                "errors": meter.errors,
-                "nanoseconds": meter.nanoseconds,
+                "errors": counter.errors,
+                "nanoseconds": counter.nanoseconds,
                 "buckets": {exponent: count for exponent, count in enumerate(buckets) if count},
             }
 
