@@ -108,12 +108,12 @@ class Queue:
         """Keep back what comes from now on until ``release``."""
         self._held.append(gate)
 
-    def insert(self, gate: Gate, record: Record, origin: Origin | None = None) -> None:
+    def insert(self, gate: Gate, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Put an event where *gate* holds: after what came before it, before what has come since."""
         if self._held[0] is gate:
-            self._enter(Item(record, origin))
+            self._enter(Item(record, origin, gates))
         else:
-            self._held.insert(self._held.index(gate), Item(record, origin))
+            self._held.insert(self._held.index(gate), Item(record, origin, gates))
 
     def release(self, gate: Gate) -> None:
         """Let go of what was kept back by *gate* alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from notifyfs.core.accounts import Accounts
 from notifyfs.core.instances import Watch
@@ -27,16 +27,16 @@ _LONGEST_NAME: Final = MAX_LEN - 1
 _LAST_WD: Final = 2**31 - 1  # INT_MAX
 
 
-class Doubt:
+class Doubt(NamedTuple):
     """A death of which the kernel has not said whether it came about."""
 
-    __slots__ = ("change", "gate", "instances", "notice")
-
-    def __init__(self, change: Change, notice: Notice, gate: Gate, instances: list[Instance]) -> None:
-        self.change = change
-        self.notice = notice
-        self.gate = gate
-        self.instances = instances
+    change: Change
+    notice: Notice
+    gate: Gate
+    hidden: tuple[Gate, ...]
+    """Those of ``change``."""
+    instances: list[Instance]
+    """Who watched the inode then: whoever does when it is decided is among them."""
 
 
 def _reraise(_what: str, error: Exception) -> None:
@@ -120,6 +120,7 @@ class Watches:
         self.check(mask)
         if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
+        self.give_up(inode)  # what is found has not died
         watch = inode.watches.get(instance) if inode.watches else None
         if watch is not None:
             if mask & flags.MASK_CREATE:
@@ -163,10 +164,10 @@ class Watches:
 
     def tell(self, change: Change) -> None:
         """Queue the events of *change*. See ``rules.notices``."""
-        if not (self.accounts.recursive or change.rename or change.others or _concerned(change)):
-            return
         if self._doubts:  # what is used has not died
             self.give_up(change.entry.inode)
+        if not (self.accounts.recursive or change.rename or change.others or _concerned(change)):
+            return
         for notice in notices(change):
             if notice.death and _may_be_held(notice.inode):
                 self._begin_doubt(change, notice)
@@ -235,10 +236,12 @@ class Watches:
         inode = notice.inode
         if inode is None or not inode.watches:
             return
+        self.give_up(inode)  # it dies once more: by an entry that the source has not any more
         if self.accounts.origins:
             change.actor.look()  # it may be gone when this is told
+        hidden = self._hidden(change)
         gate = self._doubt(partial(self.give_up, inode))
-        doubt = self._doubts[inode] = Doubt(change, notice, gate, list(inode.watches))
+        doubt = self._doubts[inode] = Doubt(change, notice, gate, hidden, list(inode.watches))
         for instance in doubt.instances:
             instance.queue.hold(gate)
             instance.ring()
@@ -246,9 +249,9 @@ class Watches:
     def _decide(self, doubt: Doubt) -> None:
         inode, change = doubt.notice.inode, doubt.change
         if inode is not None and inode.watches:
-            self._hear(change, doubt.notice, inode.watches, b"", doubt.gate)
+            self._hear(change, doubt.notice, inode.watches, b"", doubt)
             for watch in list((inode.watches or {}).values()):
-                self._ignore(watch, change.actor, change.number, doubt.gate)
+                self._ignore(watch, change.actor, change.number, doubt)
 
     @staticmethod
     def _release(doubt: Doubt) -> None:
@@ -281,7 +284,7 @@ class Watches:
                 self._hear(change, notice, recursive, path)
 
     def _hear(
-        self, change: Change, notice: Notice, watches: dict[Instance, Watch], name: bytes, at: Gate | None = None
+        self, change: Change, notice: Notice, watches: dict[Instance, Watch], name: bytes, doubt: Doubt | None = None
     ) -> None:
         for watch in list(watches.values()):
             wanted = watch.mask
@@ -296,9 +299,10 @@ class Watches:
                 watch.instance.overflow()
             else:
                 record = Record(watch.wd, notice.mask, notice.cookie, name)
-                self._push(watch, record, change.actor, change.number, at=at, gates=self._hidden(change))
+                gates = doubt.hidden if doubt else self._hidden(change)
+                self._push(watch, record, change.actor, change.number, doubt=doubt, gates=gates)
             if wanted & flags.ONESHOT:
-                self._ignore(watch, change.actor, change.number, at)
+                self._ignore(watch, change.actor, change.number, doubt)
 
     def _hidden(self, change: Change) -> tuple[Gate, ...]:
         if not change.locked:
@@ -316,15 +320,15 @@ class Watches:
         actor: Actor,
         number: int,
         *,
-        at: Gate | None = None,
+        doubt: Doubt | None = None,
         gates: tuple[Gate, ...] = (),
     ) -> None:
         self.heard += 1
         origin = actor.origin(number) if watch.mask & flags.X_ORIGIN else None
-        if at is None:
+        if doubt is None:
             watch.instance.queue.append(record, origin, gates)
         else:
-            watch.instance.queue.insert(at, record, origin)
+            watch.instance.queue.insert(doubt.gate, record, origin, gates)
         watch.instance.ring()
 
     # One watch
@@ -338,9 +342,9 @@ class Watches:
             watch.filter = chosen
         self.accounts.count(watch, 1)
 
-    def _ignore(self, watch: Watch, actor: Actor, number: int, at: Gate | None = None) -> None:
+    def _ignore(self, watch: Watch, actor: Actor, number: int, doubt: Doubt | None = None) -> None:
         try:
-            self._push(watch, Record(watch.wd, flags.IGNORED), actor, number, at=at)
+            self._push(watch, Record(watch.wd, flags.IGNORED), actor, number, doubt=doubt)
         except Exception:
             watch.instance.overflow()  # it may have no other watch, and then ``fail`` passes it over
             raise
