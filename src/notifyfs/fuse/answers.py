@@ -47,7 +47,7 @@ def at_once(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, 
     It runs to its end before the next request is read. That is why the order of events is the
     order of operations, and why the core needs no lock.
     """
-    meter = counters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -55,10 +55,10 @@ def at_once(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, 
         try:
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
+            counter.errors += 1
             raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
 
@@ -68,7 +68,7 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
 
     Where the source may hang (``Answering.source_answers``), it starts when the source has answered.
     """
-    meter = counters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,10 +78,10 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
                 await self.source_answers()
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
+            counter.errors += 1
             raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
 
@@ -90,7 +90,7 @@ def may_wait(
     handler: Callable[Concatenate[H, P], Awaitable[T]],
 ) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
     """A handler that may leave slow work to a thread; other requests go on meanwhile."""
-    meter = counters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -98,10 +98,10 @@ def may_wait(
         try:
             return await handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
+            counter.errors += 1
             raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
 
