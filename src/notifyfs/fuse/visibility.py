@@ -47,7 +47,7 @@ class Visibility:
         self.busy = busy
         self._ask = ask
         self._marked: dict[int, _Gate] = {}  # changed, and not asked about since
-        self._asked: dict[int, _Gate] = {}  # oldest first; what is here may be marked again
+        self._asked: dict[int, float] = {}  # and when, oldest first; what is here may be marked again
         self._answered: deque[int] = deque()  # filled by other threads
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -72,8 +72,9 @@ class Visibility:
             self._token = trio.lowlevel.current_trio_token()
         # One after the other: ``_answer`` must find what is marked twice.
         for number in [each for each in self._marked if each not in self._asked]:
-            gate = self._asked[number] = self._marked.pop(number)
-            gate.asked = trio.current_time()
+            self._asked[number] = trio.current_time()
+            gate = self._marked.pop(number)
+            gate.asked = True
             self._ask(number, partial(self._answer, number, gate))
 
     @property
@@ -83,7 +84,7 @@ class Visibility:
             self._take_answers()
         if not self._asked:
             return False
-        return trio.current_time() - next(reversed(self._asked.values())).asked < _STUCK
+        return trio.current_time() - next(reversed(self._asked.values())) < _STUCK
 
     def soon(self, act: Callable[[], object]) -> None:
         """Let the loop *act*; from any thread."""
@@ -109,8 +110,8 @@ class _Gate:
 
     def __init__(self, visibility: Visibility) -> None:
         self.shut = True
-        self.asked = 0.0
-        """When the kernel was asked; 0: it was not yet."""
+        self.asked = False
+        """Whether the kernel was asked."""
         self._visibility = visibility
         self._made = trio.current_time()
         self._looked = False

@@ -55,7 +55,7 @@ class Subscriber:
         self._packets: Packets | None = None
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
-        self._queue = Queue(mount.limits.max_queued_events, lambda: self._outlet.unread())  # noqa: PLW0108 - which one it is changes
+        self._queue = Queue(mount.limits.max_queued_events, self._unread)
         self._instance = Instance(self._peer.uid, self._queue, self._bell.ring)
         self._requests = Requests(
             mount, self._peer, self._instance, Delivery(self._move, self._pending, self._stream.reply_first)
@@ -168,6 +168,9 @@ class Subscriber:
     @property
     def _outlet(self) -> Outlet:
         return self._stream if self._packets is None else self._packets
+
+    def _unread(self) -> int:
+        return self._outlet.unread()
 
     def _move(self) -> int:
         self._packets = Packets()
