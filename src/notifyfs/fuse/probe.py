@@ -1,0 +1,226 @@
+"""What this kernel does, tried out: docs/architecture.md, "Kernels", has the sources and what follows from it.
+
+On a connection of its own (``mounts.throwaway``), which no user can see, before anything is mounted: so nobody waits
+for it, and what it finds is known to whoever is built with it. Each step is a system call of a helper thread, whose
+requests are answered here, by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import threading
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from notifyfs.fuse import device
+from notifyfs.fuse.device import Device, Request
+from notifyfs.mounts import MountError
+from notifyfs.mounts.throwaway import throwaway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from notifyfs.mounts.throwaway import Throwaway
+
+log = logging.getLogger(__name__)
+
+_WITHIN: Final = 1.0
+"""Seconds for all of it; it takes some 3 ms (measured: Linux 6.18)."""
+_ENDED_BY_KERNEL: Final = 1
+"""Seconds without an answer after which the kernel may end the connection: if we are killed in the midst of it."""
+_CLOSES: Final = 16
+"""More than the 12 RELEASEs that may be under way if nothing else is said."""
+_BACKGROUND: Final = 65535
+_STEP: Final = 0.0002
+"""Seconds between two looks at whether a thread sleeps."""
+
+_FILE: Final = 2
+_NAME: Final = "file"
+_LATER: Final = "later"
+_NO_NAME: Final = b"/"
+
+
+@attrs.frozen
+class Kernel:
+    """What may be relied on. Where it is false, there is a second best."""
+
+    waits_for_lock: bool = False
+    """An invalidation in an inode waits until the operation that holds its lock has ended (``Notify.ask``)."""
+    expire_only: bool = False
+    """A name can be made to be asked for again without being unhashed (``Notify.expire``)."""
+    release_in_order: bool = False
+    """A RELEASE arrives before what was done after the close(2), if many may be under way."""
+
+
+def examine() -> Kernel:
+    """Try it: for some milliseconds. Where it cannot be tried nothing is relied on, and the log says so."""
+    try:
+        with throwaway() as made:
+            return _Trial(made).run()
+    except (OSError, MountError) as error:
+        log.warning("what this kernel does could not be tried, so nothing is relied on: %s", error)
+        return Kernel()
+
+
+class _Trial:
+    """The steps; each is a *work* of a helper thread."""
+
+    def __init__(self, made: Throwaway) -> None:
+        self._root = made.root
+        self._server = Device(made.fuse)
+        self._until = monotonic() + _WITHIN
+        self._handles = itertools.count()
+
+    def run(self) -> Kernel:
+        greeting = self._server.take(self._until)
+        if greeting is not None:
+            self._server.greet(greeting, _BACKGROUND, _ENDED_BY_KERNEL)
+        descriptors: list[int] = []
+        with contextlib.ExitStack() as stack:
+            stack.callback(_close, descriptors)
+            self._serve(lambda: descriptors.extend(self._open() for _ in range(_CLOSES)))
+            expires = self._expires(descriptors[0])
+            in_order = self._closes_in_order(descriptors)
+        return Kernel(self._waits(), expires, in_order)
+
+    def _open(self) -> int:
+        return os.open(_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root)
+
+    def _expires(self, descriptor: int) -> bool:
+        """Whether FUSE_EXPIRE_ONLY is more than padding, for which an open file's name would be unhashed."""
+        device.expire_entry(self._server.fuse, device.ROOT, os.fsencode(_NAME))
+        return not os.readlink(f"/proc/self/fd/{descriptor}").endswith(" (deleted)")
+
+    def _closes_in_order(self, descriptors: list[int]) -> bool:
+        """Whether the RELEASEs of all *descriptors*, none of which is answered, come before a later LOOKUP."""
+        came: list[Request] = []
+        before_lookup: list[int] = []
+
+        def close() -> None:
+            _close(descriptors)
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(_LATER, dir_fd=self._root)
+
+        def heard(request: Request) -> bool:
+            if request.opcode == device.RELEASE:
+                came.append(request)
+                return True
+            if request.opcode == device.LOOKUP:
+                before_lookup.append(len(came))
+            return False
+
+        self._serve(close, heard)
+        for request in came:
+            self._server.answer(request)
+        return before_lookup == [_CLOSES] and [device.released(request) for request in came] == list(range(_CLOSES))
+
+    def _waits(self) -> bool:
+        """Whether invalidations in a directory and in a file wait for an unlink(2), which holds the locks of both."""
+        found: list[bool] = []
+
+        def held(request: Request) -> bool:
+            if request.opcode != device.UNLINK:
+                return False
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._server.answer, request)
+                notes = [_Note(self._server.fuse, number) for number in (device.ROOT, _FILE)]
+                found.extend(note.waits(self._until) for note in notes)
+            for note in notes:
+                note.join(max(0.0, self._until - monotonic()))
+            return True
+
+        self._serve(lambda: os.unlink(_NAME, dir_fd=self._root), held)
+        return found == [True, True]
+
+    def _serve(self, work: Callable[[], object], heard: Callable[[Request], bool] = lambda _request: False) -> None:
+        """Answer what *work* asks, until it is done. *heard*: whether it has taken a request for its own."""
+        worker = _Worker(work)
+        while (request := self._server.take(self._until, worker.done)) is not None:
+            if not heard(request):
+                self._answer(request)
+        worker.finish()
+
+    def _answer(self, request: Request) -> None:
+        """A directory with one file in it."""
+        server = self._server
+        if request.opcode == device.LOOKUP and request.body == os.fsencode(_NAME) + b"\0":
+            server.answer(request, device.entry(_FILE))
+        elif request.opcode == device.LOOKUP:
+            server.refuse(request, errno.ENOENT)
+        elif request.opcode == device.GETATTR:
+            server.answer(request, device.attributes_out(request.node))
+        elif request.opcode == device.OPEN:
+            server.answer(request, device.opened(next(self._handles)))
+        elif request.opcode not in device.UNANSWERED:
+            server.refuse(request, errno.ENOSYS)
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop(0))
+
+
+class _Worker(threading.Thread):
+    """Does *work*; *done* is readable then."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__(name="probe", daemon=True)
+        self.done = os.eventfd(0, os.EFD_CLOEXEC)
+        self._work = work
+        self._error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except OSError as error:
+            self._error = error
+        finally:
+            os.eventfd_write(self.done, 1)
+
+    def finish(self) -> None:
+        """Once it is done. Raises what the work has raised."""
+        self.join()
+        os.close(self.done)
+        if self._error is not None:
+            raise self._error
+
+
+class _Note(threading.Thread):
+    """Invalidates a name that cannot be, in the node *number*."""
+
+    def __init__(self, fuse: int, number: int) -> None:
+        super().__init__(name="probe", daemon=True)
+        self._fuse = fuse
+        self._number = number
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):  # there is none
+            device.expire_entry(self._fuse, self._number, _NO_NAME)
+
+    def waits(self, until: float) -> bool:
+        """Whether it sleeps in the kernel, as who waits for a lock does; seen twice, or it may have been for memory."""
+        seen = 0
+        while self.is_alive() and monotonic() < until:
+            seen = seen + 1 if _state(self.native_id) == "D" else 0
+            if seen == 2:  # noqa: PLR2004 - twice
+                return True
+            sleep(_STEP)
+        return False
+
+
+def _state(thread: int | None) -> str:
+    """``D``: in an uninterruptible sleep (proc_pid_stat(5)); nothing once the thread is gone."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
