@@ -5,6 +5,7 @@ Facts: fuse(4), Linux ``include/uapi/linux/fuse.h``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -87,23 +88,15 @@ class Device:
 
     def __init__(self, fuse: int) -> None:
         self.fuse = fuse
-        os.set_blocking(fuse, False)  # noqa: FBT003 - positional only
+        os.set_blocking(fuse, False)
 
-    def take(self, until: float, done: int | None = None) -> Request | None:
-        """The next request, or None once there is none and the descriptor *done* is readable.
-
-        TimeoutError if there is neither *until* then (of ``time.monotonic``).
-        """
+    def take(self, until: float) -> Request:
+        """The next request. TimeoutError if there is none *until* then (of ``time.monotonic``)."""
         poll = select.poll()
-        for descriptor in (self.fuse,) if done is None else (self.fuse, done):
-            poll.register(descriptor, select.POLLIN)
-        while ready := poll.poll(max(0.0, until - monotonic()) * 1000):
-            try:
+        poll.register(self.fuse, select.POLLIN)
+        while poll.poll(max(0.0, until - monotonic()) * 1000):
+            with contextlib.suppress(BlockingIOError):  # who asked was killed meanwhile
                 data = os.read(self.fuse, _LARGEST)
-            except BlockingIOError:
-                if any(descriptor == done for descriptor, _ in ready):
-                    return None
-            else:
                 _, opcode, unique, node, *_ = _REQUEST.unpack_from(data)
                 return Request(opcode, unique, node, data[_REQUEST.size :])
         raise TimeoutError("the kernel did not ask in time")

@@ -42,7 +42,7 @@ _STEP: Final = 0.0002
 
 _FILE: Final = 2
 _NAME: Final = "file"
-_LATER: Final = "later"
+_END: Final = "end"
 _NO_NAME: Final = b"/"
 
 
@@ -78,9 +78,7 @@ class _Trial:
         self._handles = itertools.count()
 
     def run(self) -> Kernel:
-        greeting = self._server.take(self._until)
-        if greeting is not None:
-            self._server.greet(greeting, _BACKGROUND, _ENDED_BY_KERNEL)
+        self._server.greet(self._server.take(self._until), _BACKGROUND, _ENDED_BY_KERNEL)
         descriptors: list[int] = []
         with contextlib.ExitStack() as stack:
             stack.callback(_close, descriptors)
@@ -98,30 +96,22 @@ class _Trial:
         return not os.readlink(f"/proc/self/fd/{descriptor}").endswith(" (deleted)")
 
     def _closes_in_order(self, descriptors: list[int]) -> bool:
-        """Whether the RELEASEs of all *descriptors*, none of which is answered, come before a later LOOKUP."""
+        """Whether the RELEASEs of all *descriptors*, none of which is answered, come before what is asked then."""
         came: list[Request] = []
-        before_lookup: list[int] = []
-
-        def close() -> None:
-            _close(descriptors)
-            with contextlib.suppress(FileNotFoundError):
-                os.stat(_LATER, dir_fd=self._root)
 
         def heard(request: Request) -> bool:
             if request.opcode == device.RELEASE:
                 came.append(request)
-                return True
-            if request.opcode == device.LOOKUP:
-                before_lookup.append(len(came))
-            return False
+            return request.opcode == device.RELEASE
 
-        self._serve(close, heard)
+        self._serve(lambda: _close(descriptors), heard)
         for request in came:
             self._server.answer(request)
-        return before_lookup == [_CLOSES] and [device.released(request) for request in came] == list(range(_CLOSES))
+        return [device.released(request) for request in came] == list(range(_CLOSES))
 
     def _waits(self) -> bool:
         """Whether invalidations in a directory and in a file wait for an unlink(2), which holds the locks of both."""
+        notes: list[_Note] = []
         found: list[bool] = []
 
         def held(request: Request) -> bool:
@@ -129,27 +119,30 @@ class _Trial:
                 return False
             with contextlib.ExitStack() as stack:
                 stack.callback(self._server.answer, request)
-                notes = [_Note(self._server.fuse, number) for number in (device.ROOT, _FILE)]
+                notes.extend(_Note(self._server.fuse, number) for number in (device.ROOT, _FILE))
                 found.extend(note.waits(self._until) for note in notes)
-            for note in notes:
-                note.join(max(0.0, self._until - monotonic()))
             return True
 
         self._serve(lambda: os.unlink(_NAME, dir_fd=self._root), held)
+        for note in notes:  # not before: what the helper asks for next has the lock, too, until it is answered
+            note.join(max(0.0, self._until - monotonic()))
         return found == [True, True]
 
     def _serve(self, work: Callable[[], object], heard: Callable[[Request], bool] = lambda _request: False) -> None:
         """Answer what *work* asks, until it is done. *heard*: whether it has taken a request for its own."""
-        worker = _Worker(work)
-        while (request := self._server.take(self._until, worker.done)) is not None:
+        worker = _Worker(work, self._root)
+        while not _is_lookup(request := self._server.take(self._until), _END):
             if not heard(request):
                 self._answer(request)
-        worker.finish()
+        self._answer(request)
+        worker.join()
+        if worker.error is not None:
+            raise worker.error
 
     def _answer(self, request: Request) -> None:
         """A directory with one file in it."""
         server = self._server
-        if request.opcode == device.LOOKUP and request.body == os.fsencode(_NAME) + b"\0":
+        if _is_lookup(request, _NAME):
             server.answer(request, device.entry(_FILE))
         elif request.opcode == device.LOOKUP:
             server.refuse(request, errno.ENOENT)
@@ -161,35 +154,32 @@ class _Trial:
             server.refuse(request, errno.ENOSYS)
 
 
+def _is_lookup(request: Request, name: str) -> bool:
+    return request.opcode == device.LOOKUP and request.body == os.fsencode(name) + b"\0"
+
+
 def _close(descriptors: list[int]) -> None:
     while descriptors:
         os.close(descriptors.pop(0))
 
 
 class _Worker(threading.Thread):
-    """Does *work*; *done* is readable then."""
+    """Does *work*, and then asks for a name that is not there."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], object], root: int) -> None:
         super().__init__(name="probe", daemon=True)
-        self.done = os.eventfd(0, os.EFD_CLOEXEC)
+        self.error: OSError | None = None
         self._work = work
-        self._error: OSError | None = None
+        self._root = root
         self.start()
 
     def run(self) -> None:
         try:
             self._work()
         except OSError as error:
-            self._error = error
-        finally:
-            os.eventfd_write(self.done, 1)
-
-    def finish(self) -> None:
-        """Once it is done. Raises what the work has raised."""
-        self.join()
-        os.close(self.done)
-        if self._error is not None:
-            raise self._error
+            self.error = error
+        with contextlib.suppress(OSError):
+            os.stat(_END, dir_fd=self._root)
 
 
 class _Note(threading.Thread):
@@ -223,4 +213,3 @@ def _state(thread: int | None) -> str:
             return file.read().rpartition(b")")[2].split()[0].decode()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-
