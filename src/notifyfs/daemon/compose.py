@@ -11,15 +11,17 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import pyfuse3
 import trio
 
 from notifyfs import mounts
 from notifyfs.daemon import logs
 from notifyfs.daemon.takeover import taken
+from notifyfs.fuse import probe
 from notifyfs.fuse.handlers import MOST_TASKS, Operations
 from notifyfs.fuse.liveness import Patience, may_hang
-from notifyfs.fuse.notify import Notes
+from notifyfs.fuse.notify import Notify
 from notifyfs.fuse.readloop import Turns
 from notifyfs.fuse.visibility import Deaths, Settling
 from notifyfs.mounts import mountinfo
@@ -85,6 +87,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         way = Way(above)
         listener, made = stack.enter_context(_listening(path, options))
         exporter = stack.enter_context(_exporting(options.metrics))
+        kernel = probe.examine()
         hangs = may_hang(backing.fd(backing.inodes.root))
         fuse = mounts.attach(mountpoint, source if options.fsname is None else options.fsname, options)
         stack.callback(_close, fuse)
@@ -95,7 +98,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.callback(mounts.unregister, mountpoint)
         # Its operations name their modes and the callers' umasks themselves.
         os.umask(0)
-        daemon = _Daemon(backing, source, mountpoint, path, options)
+        daemon = _Daemon(backing, source, mountpoint, path, options, kernel)
         daemon.guard = guard
         if options.reach == "mountpoint":
             daemon.server.reaches = way.refusal
@@ -105,7 +108,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.callback(pyfuse3.close, unmount=False)
         if os.geteuid() == 0:
             identity.keep_capabilities(_KEPT)  # of this thread, and those that it will start
-        daemon.settling.notes = Notes(fuse)
+        daemon.settling.notes = Notify(fuse, waits=kernel.waits_for_lock, expires=kernel.expire_only)
         turns = pyfuse3.trio = Turns(fuse, daemon.idle)  # type: ignore[attr-defined]
         daemon.settling.busy = turns.busy
         if exporter is not None:
@@ -116,7 +119,9 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
 class _Daemon:
     """The rooms of one mount, put together."""
 
-    def __init__(self, backing: Backing, source: str, mountpoint: str, path: str, options: Options) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is composed of
+        self, backing: Backing, source: str, mountpoint: str, path: str, options: Options, kernel: probe.Kernel
+    ) -> None:
         line = mountinfo.top(mountpoint, mountinfo.read())
         if line is None:
             raise mounts.MountError(f"{mountpoint}: unmounted before it could be served; mount it again")
@@ -132,6 +137,7 @@ class _Daemon:
             max_user_watches=limits.max_user_watches,
         )
         self.mountpoint = mountpoint
+        self._kernel = kernel
         self._path = path
         self.device = line.device
         self.backing = backing
@@ -160,7 +166,13 @@ class _Daemon:
             limits,
             settled=self.settling.wait,
             decided=self.deaths.wait,
-            about={"version": 1, "mountpoint": mountpoint, "source": source, "pid": os.getpid()},
+            about={
+                "version": 1,
+                "mountpoint": mountpoint,
+                "source": source,
+                "pid": os.getpid(),
+                "kernel": attrs.asdict(kernel),
+            },
             statistics=self.statistics,
         )
 
@@ -235,6 +247,8 @@ class _Daemon:
         reason = await trio.to_thread.run_sync(mounts.raise_background, self.device, abandon_on_cancel=True)
         if reason is not None:
             log.warning("a close may be told after later operations when many come at once: %s", reason)
+            self._kernel = attrs.evolve(self._kernel, release_in_order=False)
+            self.server.about["kernel"] = attrs.asdict(self._kernel)
         ready()
 
     async def _end_on_signal(self, serving: trio.CancelScope) -> None:

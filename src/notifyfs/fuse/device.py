@@ -94,7 +94,7 @@ class Device:
         """The next request. TimeoutError if there is none *until* then (of ``time.monotonic``)."""
         poll = select.poll()
         poll.register(self.fuse, select.POLLIN)
-        while poll.poll(max(0.0, until - monotonic()) * 1000):
+        while (left := until - monotonic()) > 0 and poll.poll(left * 1000):
             with contextlib.suppress(BlockingIOError):  # who asked was killed meanwhile
                 data = os.read(self.fuse, _LARGEST)
                 _, opcode, unique, node, *_ = _REQUEST.unpack_from(data)

@@ -60,43 +60,55 @@ class Kernel:
 
 def examine() -> Kernel:
     """Try it: for some milliseconds. Where it cannot be tried nothing is relied on, and the log says so."""
+    trial = _Trial()
     try:
         with throwaway() as made:
-            return _Trial(made).run()
+            return trial.run(made)
     except (OSError, MountError) as error:
         log.warning("what this kernel does could not be tried, so nothing is relied on: %s", error)
         return Kernel()
+    finally:
+        trial.clean()
 
 
 class _Trial:
     """The steps; each is a *work* of a helper thread."""
 
-    def __init__(self, made: Throwaway) -> None:
-        self._root = made.root
-        self._server = Device(made.fuse)
+    def __init__(self) -> None:
         self._until = monotonic() + _WITHIN
         self._handles = itertools.count()
+        self._descriptors: list[int] = []
+        self._threads: list[threading.Thread] = []
 
-    def run(self) -> Kernel:
+    def run(self, made: Throwaway) -> Kernel:
+        self._root = made.root
+        self._server = Device(made.fuse)
         self._server.greet(self._server.take(self._until), _BACKGROUND, _ENDED_BY_KERNEL)
-        descriptors: list[int] = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(_close, descriptors)
-            self._serve(lambda: descriptors.extend(self._open() for _ in range(_CLOSES)))
-            expires = self._expires(descriptors[0])
-            in_order = self._closes_in_order(descriptors)
+        self._serve(lambda: self._descriptors.extend(self._open() for _ in range(_CLOSES)))
+        expires = self._expires()
+        in_order = self._closes_in_order()
         return Kernel(self._waits(), expires, in_order)
+
+    def clean(self) -> None:
+        """Once the connection has ended, and with it what a thread was doing there."""
+        for thread in self._threads:
+            thread.join(_WITHIN)
+        self._close()
 
     def _open(self) -> int:
         return os.open(_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root)
 
-    def _expires(self, descriptor: int) -> bool:
+    def _close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop(0))
+
+    def _expires(self) -> bool:
         """Whether FUSE_EXPIRE_ONLY is more than padding, for which an open file's name would be unhashed."""
         device.expire_entry(self._server.fuse, device.ROOT, os.fsencode(_NAME))
-        return not os.readlink(f"/proc/self/fd/{descriptor}").endswith(" (deleted)")
+        return not os.readlink(f"/proc/self/fd/{self._descriptors[0]}").endswith(" (deleted)")
 
-    def _closes_in_order(self, descriptors: list[int]) -> bool:
-        """Whether the RELEASEs of all *descriptors*, none of which is answered, come before what is asked then."""
+    def _closes_in_order(self) -> bool:
+        """Whether the RELEASEs of all descriptors, none of which is answered, come before what is asked then."""
         came: list[Request] = []
 
         def heard(request: Request) -> bool:
@@ -104,7 +116,7 @@ class _Trial:
                 came.append(request)
             return request.opcode == device.RELEASE
 
-        self._serve(lambda: _close(descriptors), heard)
+        self._serve(self._close, heard)
         for request in came:
             self._server.answer(request)
         return [device.released(request) for request in came] == list(range(_CLOSES))
@@ -124,13 +136,14 @@ class _Trial:
             return True
 
         self._serve(lambda: os.unlink(_NAME, dir_fd=self._root), held)
-        for note in notes:  # not before: what the helper asks for next has the lock, too, until it is answered
+        for note in notes:  # not before: what the helper asks next has the lock, too, until it is answered
             note.join(max(0.0, self._until - monotonic()))
         return found == [True, True]
 
     def _serve(self, work: Callable[[], object], heard: Callable[[Request], bool] = lambda _request: False) -> None:
         """Answer what *work* asks, until it is done. *heard*: whether it has taken a request for its own."""
         worker = _Worker(work, self._root)
+        self._threads.append(worker)
         while not _is_lookup(request := self._server.take(self._until), _END):
             if not heard(request):
                 self._answer(request)
@@ -156,11 +169,6 @@ class _Trial:
 
 def _is_lookup(request: Request, name: str) -> bool:
     return request.opcode == device.LOOKUP and request.body == os.fsencode(name) + b"\0"
-
-
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop(0))
 
 
 class _Worker(threading.Thread):

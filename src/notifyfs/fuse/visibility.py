@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from notifyfs.core.inodes import Inode
     from notifyfs.core.watches import Watches
-    from notifyfs.fuse.notify import Notes
+    from notifyfs.fuse.notify import Notify
 
 _PATIENCE: Final = 1.0
 """Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
@@ -36,7 +36,7 @@ class Settling:
     """
 
     def __init__(self) -> None:
-        self.notes: Notes | None = None
+        self.notes: Notify | None = None
         """Set once mounted; nothing is waited for before."""
         self.busy: Callable[[], bool] = lambda: False
         """Whether a request waits to be read: what it is about may be locked until it is answered."""
@@ -60,9 +60,11 @@ class Settling:
         if self._round is not None and self._round.ended:
             self._end(self._round)
         if self._round is None and self._settled < self._generation and self.notes is not None:
-            self._round = _Round(self._generation)
-            self.notes.settle(frozenset(self._marked), self._round.end)
-            self._marked.clear()
+            marked, self._marked = self._marked, set()
+            self._round = _Round(self._generation, len(marked) + 1)
+            for number in marked:
+                self.notes.ask(number, self._round.end)
+            self.notes.flush(self._round.end)
 
     async def wait(self) -> None:
         """Return when all that was marked until now has ended; at once if nothing was."""
@@ -83,16 +85,18 @@ class Settling:
 class _Round:
     """One question to the kernel, about all that was marked up to a *generation*; answered in the notes' thread."""
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, parts: int) -> None:
         self.generation = generation
         self.ended = False
+        self._left = [None] * parts  # a list: each part is taken by another thread
         self._event: trio.Event | None = None
         self._token = trio.lowlevel.current_trio_token()
 
     def end(self) -> None:
-        """The kernel has answered."""
-        self.ended = True
-        if self._event is not None:
+        """The kernel has answered one part."""
+        self._left.pop()
+        self.ended = not self._left
+        if self.ended and self._event is not None:
             with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
                 self._token.run_sync_soon(self._event.set)
 
