@@ -14,7 +14,7 @@ from notifyfs.fuse import visibility
 from notifyfs.fuse.visibility import Visibility
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trio.testing import MockClock
 
@@ -31,7 +31,7 @@ class Kernel:
         self.requests = False
         self.visibility = Visibility(self._ask, lambda: self.relieved.append(trio.current_time()), self._busy)
 
-    def _ask(self, number: int, done: Callable[[], None]) -> None:
+    def _ask(self, number: int, _names: Sequence[bytes], done: Callable[[], None]) -> None:
         self.asked.append(number)
         self._questions[number].append(done)
 
@@ -56,9 +56,9 @@ def kernel() -> Kernel:
 
 
 async def test_changes_before_the_question_share_its_gate(kernel: Kernel) -> None:
-    first, other = kernel.visibility.hide((5, 6))
-    assert kernel.visibility.hide((5,)) == (first,)
-    assert kernel.visibility.hide((6, 5)) == (other, first)
+    first, other = kernel.visibility.hide(((5, b""), (6, b"")))
+    assert kernel.visibility.hide(((5, b""),)) == (first,)
+    assert kernel.visibility.hide(((6, b""), (5, b""))) == (other, first)
     kernel.visibility.begin()
     assert kernel.asked == [5, 6]
     kernel.answer(5)
@@ -68,20 +68,20 @@ async def test_changes_before_the_question_share_its_gate(kernel: Kernel) -> Non
 async def test_each_node_is_asked_about_once_until_it_is_changed_again(kernel: Kernel) -> None:
     kernel.visibility.begin()
     assert kernel.asked == []
-    kernel.visibility.hide((5,))
+    kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
     kernel.visibility.begin()
     assert kernel.asked == [5]
     kernel.answer(5)
     kernel.visibility.begin()
     assert kernel.asked == [5]
-    kernel.visibility.hide((5,))
+    kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
     assert kernel.asked == [5, 5]
 
 
 async def test_who_waits_asks(kernel: Kernel, autojump_clock: MockClock) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.opened)
         await wait_all_tasks_blocked()
@@ -111,7 +111,7 @@ async def test_an_answer_in_a_moment_is_waited_for_without_sleeping(
     kernel: Kernel, moment: Callable[[float], None]
 ) -> None:
     moment(1e9)
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     kernel.at_look = lambda: kernel.answer(5) if kernel.looks == 2 else None
     ran = []
     async with trio.open_nursery() as nursery:
@@ -127,7 +127,7 @@ async def test_while_requests_are_there_they_are_answered_meanwhile(
     """One of them may hold the lock that the kernel waits for."""
     moment(1e9)
     kernel.requests = True
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
 
     async def request() -> None:
         kernel.answer(5)
@@ -142,7 +142,7 @@ async def test_the_loop_stands_still_once_for_each_gate(
     kernel: Kernel, moment: Callable[[float], None], autojump_clock: MockClock
 ) -> None:
     moment(0.05)
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.opened)
         await wait_all_tasks_blocked()
@@ -155,7 +155,7 @@ async def test_the_loop_stands_still_once_for_each_gate(
 
 
 async def test_an_answer_from_another_thread_wakes_all_who_wait(kernel: Kernel, no_end: None) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -165,13 +165,13 @@ async def test_an_answer_from_another_thread_wakes_all_who_wait(kernel: Kernel, 
 
 
 async def test_other_gates_open_while_one_node_is_stuck(kernel: Kernel, autojump_clock: MockClock) -> None:
-    stuck, other = kernel.visibility.hide((5, 6))
+    stuck, other = kernel.visibility.hide(((5, b""), (6, b"")))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stuck.opened)
         await wait_all_tasks_blocked()
         kernel.answer(6)
         await other.opened()
-        (again,) = kernel.visibility.hide((6,))
+        (again,) = kernel.visibility.hide(((6, b""),))
         kernel.visibility.begin()
         assert kernel.asked == [5, 6, 6]
         kernel.answer(6)
@@ -181,11 +181,11 @@ async def test_other_gates_open_while_one_node_is_stuck(kernel: Kernel, autojump
 
 
 async def test_a_change_of_a_node_that_is_stuck_is_asked_about_after_it(kernel: Kernel) -> None:
-    (stuck,) = kernel.visibility.hide((5,))
+    (stuck,) = kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
-    (later,) = kernel.visibility.hide((5,))
+    (later,) = kernel.visibility.hide(((5, b""),))
     assert later is not stuck
-    assert kernel.visibility.hide((5,)) == (later,)
+    assert kernel.visibility.hide(((5, b""),)) == (later,)
     kernel.visibility.begin()
     assert kernel.asked == [5]
     kernel.answer_from_a_thread(5)
@@ -199,9 +199,9 @@ async def test_a_change_of_a_node_that_is_stuck_is_asked_about_after_it(kernel: 
 async def test_who_waits_behind_a_stuck_question_is_woken_by_the_answer_to_its_own(
     kernel: Kernel, autojump_clock: MockClock
 ) -> None:
-    kernel.visibility.hide((5,))
+    kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
-    (later,) = kernel.visibility.hide((5,))
+    (later,) = kernel.visibility.hide(((5, b""),))
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(later.opened)
@@ -214,19 +214,19 @@ async def test_who_waits_behind_a_stuck_question_is_woken_by_the_answer_to_its_o
 
 
 async def test_a_gate_opens_a_second_after_it_was_made(kernel: Kernel, autojump_clock: MockClock) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.opened)
         nursery.start_soon(gate.opened)
         await trio.sleep(0.5)
-        (later,) = kernel.visibility.hide((5,))
+        (later,) = kernel.visibility.hide(((5, b""),))
         nursery.start_soon(later.opened)
         await trio.sleep(0.51)
         assert (gate.shut, later.shut) == (False, True)
     assert trio.current_time() - began == pytest.approx(1.5)
     assert kernel.asked == [5], "the first question is still open"
-    (fresh,) = kernel.visibility.hide((5,))
+    (fresh,) = kernel.visibility.hide(((5, b""),))
     assert fresh.shut, "the next change waits anew"
     kernel.answer(5)
     kernel.visibility.begin()
@@ -234,7 +234,7 @@ async def test_a_gate_opens_a_second_after_it_was_made(kernel: Kernel, autojump_
 
 
 async def test_a_gate_that_was_not_waited_for_in_time_delays_nobody(kernel: Kernel, autojump_clock: MockClock) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
     await trio.sleep(3)
     began = trio.current_time()
@@ -243,7 +243,7 @@ async def test_a_gate_that_was_not_waited_for_in_time_delays_nobody(kernel: Kern
 
 
 async def test_writers_are_relieved_while_somebody_waits(kernel: Kernel, autojump_clock: MockClock) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
     began = trio.current_time()
     await trio.sleep(0.1)
@@ -260,24 +260,24 @@ async def test_the_kernel_is_expected_to_answer_for_some_milliseconds(
     kernel: Kernel, autojump_clock: MockClock
 ) -> None:
     assert not kernel.visibility.waiting
-    kernel.visibility.hide((5,))
+    kernel.visibility.hide(((5, b""),))
     assert not kernel.visibility.waiting, "it was not asked"
     kernel.visibility.begin()
     assert kernel.visibility.waiting
     kernel.answer(5)
     assert not kernel.visibility.waiting
 
-    kernel.visibility.hide((5,))
+    kernel.visibility.hide(((5, b""),))
     kernel.visibility.begin()
     await trio.sleep(0.1)
     assert not kernel.visibility.waiting, "it is stuck"
-    kernel.visibility.hide((6,))
+    kernel.visibility.hide(((6, b""),))
     kernel.visibility.begin()
     assert kernel.visibility.waiting, "for the other"
 
 
 async def test_one_who_stops_waiting_leaves_the_gate_shut(kernel: Kernel, autojump_clock: MockClock) -> None:
-    (gate,) = kernel.visibility.hide((5,))
+    (gate,) = kernel.visibility.hide(((5, b""),))
     with trio.move_on_after(0.1) as patience:
         await gate.opened()
     assert patience.cancelled_caught
@@ -286,10 +286,10 @@ async def test_one_who_stops_waiting_leaves_the_gate_shut(kernel: Kernel, autoju
 
 def test_an_answer_after_the_loop_has_ended_harms_nobody(kernel: Kernel) -> None:
     async def main() -> None:
-        (gate,) = kernel.visibility.hide((5,))
+        (gate,) = kernel.visibility.hide(((5, b""),))
         with trio.move_on_after(0.05):
             await gate.opened()
-        kernel.visibility.hide((5,))
+        kernel.visibility.hide(((5, b""),))
 
     trio.run(main)
     kernel.answer(5)
@@ -309,7 +309,7 @@ async def test_no_answer_of_racing_threads_is_lost(no_end: None) -> None:
     async def client(nodes: tuple[int, ...]) -> None:
         nonlocal waited
         for _ in range(300):
-            for gate in racing.hide(nodes):
+            for gate in racing.hide(tuple((node, b"") for node in nodes)):
                 await gate.opened()
                 assert not gate.shut
                 waited += 1

@@ -12,11 +12,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from notifyfs.fuse import probe
 from tests.conftest import Mount, wait_until
 from tests.support.posix import (
     EXCHANGE,
@@ -282,6 +284,18 @@ def test_root_is_kept_out_of_a_users_own_mount(fuse: None, posix_base: Path) -> 
         assert "allow_other" not in line
 
     users_own(posix_base, "four", body)
+
+
+def test_what_the_kernel_does_is_tried_through_fusermount3_just_as_well(fuse: None, posix_base: Path) -> None:
+    expected = probe.examine()
+
+    def body(directory: Path) -> None:
+        tempfile.tempdir = str(directory)
+        assert probe.examine() == expected
+        assert os.listdir(directory) == []
+        assert "notifyfs-probe" not in Path("/proc/self/mountinfo").read_text("utf-8")
+
+    as_who_may_mount(posix_base, "prober", body)
 
 
 def test_while_a_signalled_daemon_waits_for_fusermount3_it_goes_on_serving(fuse: None, posix_base: Path) -> None:

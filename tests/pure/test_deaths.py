@@ -148,7 +148,7 @@ def test_a_death_is_told_only_when_its_change_can_be_seen() -> None:
     tree = Tree(hide=lambda _nodes: (hidden,))
     tree.play("make f, watch F f DELETE_SELF, hold f")
     entry = tree.at("f")
-    tree.changes.tell(Change("unlink", entry, Nobody(), dies=tree.gone(entry), locked=(1,)))
+    tree.changes.tell(Change("unlink", entry, Nobody(), dies=tree.gone(entry), locked=((1, b"f"),)))
     tree.play("release f")
     assert tree.heard() == []
     hidden.open()

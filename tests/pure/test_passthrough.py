@@ -62,7 +62,7 @@ def test_the_last_name_s_removal_says_that_the_file_dies(place: Directory) -> No
     first = place.names.remove("unlink", place.top, b"f", place.caller)
     second = place.names.remove("unlink", place.top, b"g", place.caller)
     assert [brief(first), brief(second)] == [("unlink", b"f", False), ("unlink", b"g", True)]
-    assert first.locked == (place.top.number,)
+    assert first.locked == ((place.top.number, b"f"),)
     assert not list(place.root.iterdir())
 
 
@@ -86,7 +86,7 @@ def test_a_rename_says_from_where_and_over_what(place: Directory) -> None:
     (change,) = place.names.rename(place.top, b"f", directory, b"g", 0, place.caller)
     assert brief(change) == ("rename", b"g", False)
     assert change.rename == Rename(place.top, b"f", victim, victim_dies=True)
-    assert change.locked == (place.top.number, directory.number)
+    assert change.locked == ((place.top.number, b"f"), (directory.number, b"g"))
     assert [entry.name for entry in (place.root / "d").iterdir()] == ["g"]
 
 
@@ -99,7 +99,7 @@ def test_an_exchange_is_two_changes(place: Directory) -> None:
         (b"g", b"f"),
         (b"f", b"g"),
     ]
-    assert both[0].locked == (place.top.number,)
+    assert both[0].locked == ((place.top.number, b"f"), (place.top.number, b"g"))
     assert (place.root / "f").read_text() == "g"
 
 
@@ -181,7 +181,7 @@ def test_attributes_are_set_and_named_as_linux_names_them(place: Directory, want
     change, found = place.attributes.set(place.look(b"f"), wanted, None, place.caller)
     assert brief(change) == (operation, b"f", False)
     assert change is not None
-    assert change.locked == (change.entry.inode.number,)
+    assert change.locked == ((change.entry.inode.number, b""),)
     if wanted.size is not None:
         assert found.st_size == wanted.size
     if wanted.mtime is not None:

@@ -273,18 +273,18 @@ def test_whatever_is_wanted_of_the_root_ends_at_the_root(tree: Tree) -> None:
 
 
 def test_a_file_that_the_kernel_does_not_know_can_be_watched(tmp_path: Path) -> None:
-    from notifyfs.passthrough.source import Backing  # noqa: PLC0415 - the pure tests above load no shell
+    from notifyfs.passthrough.source import Source  # noqa: PLC0415 - the pure tests above load no shell
     from notifyfs.subscribers.resolve import Peer, Resolver  # noqa: PLC0415 - the same
 
     (tmp_path / "d").mkdir()
     (tmp_path / "d/f").touch()
     (tmp_path / "d/link").symlink_to("f")
-    backing = Backing(os.open(tmp_path, os.O_PATH), limit=10)
+    source = Source(os.open(tmp_path, os.O_PATH), limit=10)
     try:
-        resolver = Resolver(backing, b"/mountpoint", (0, 0))
+        resolver = Resolver(source, b"/mountpoint", (0, 0))
         for path in (b"d/f", b"d/link"):
             inode = resolver.path(path, flags.OPEN, Peer(pid=os.getpid(), uid=os.geteuid(), gid=os.getegid()))
-            assert backing.inodes.get(inode.number) is inode
-            assert backing.inodes.get(inode.entry.parent.number) is inode.entry.parent
+            assert source.inodes.get(inode.number) is inode
+            assert source.inodes.get(inode.entry.parent.number) is inode.entry.parent
     finally:
-        backing.close()
+        source.close()

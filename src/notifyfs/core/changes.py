@@ -54,9 +54,9 @@ class Change(NamedTuple):
     """It took the inode's last name and use (``Inodes.remove``)."""
     others: tuple[Entry, ...] = ()
     """Names that it may have been done through instead of ``entry``; their directories hear of it as well."""
-    locked: tuple[int, ...] = ()
-    """Node numbers of what its caller's system call may hold locked: until that has ended, the kernel shows
-    them as they were."""
+    locked: tuple[tuple[int, bytes], ...] = ()
+    """What its caller's system call may hold locked, by node number, and the name in a directory that it is about:
+    until that has ended, the kernel shows them as they were."""
     number: int = 0
     """Of this mount, from 1 and without gaps, whether anybody listens or not; 0 until it has come through the door."""
 

@@ -61,7 +61,7 @@ class Watches:
         changes: Changes,
         *,
         doubt: Callable[[Callable[[], None]], Gate],
-        hide: Callable[[tuple[int, ...]], tuple[Gate, ...]] = lambda _nodes: (),
+        hide: Callable[[tuple[tuple[int, bytes], ...]], tuple[Gate, ...]] = lambda _locked: (),
         failed: Callable[[str, Exception], None] = _reraise,
         owner: int = 0,
         max_user_instances: int = 128,

@@ -8,6 +8,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 
 from notifyfs import mounts
@@ -16,7 +17,7 @@ from notifyfs.core.watches import Watches
 from notifyfs.daemon import logs
 from notifyfs.daemon.lifecycle import Daemon, Place, detach, device_of
 from notifyfs.daemon.listen import exporting, listening
-from notifyfs.fuse import binding
+from notifyfs.fuse import binding, probe
 from notifyfs.fuse.deaths import InDoubt
 from notifyfs.fuse.handlers import TIMEOUTS, Handlers, Passthrough
 from notifyfs.fuse.liveness import Liveness
@@ -92,13 +93,14 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         way = Way(above, may_hang)
         listener = stack.enter_context(listening(place.socket, options))
         exporter = stack.enter_context(exporting(options.metrics))
+        probed = probe.examine()
         hangs = may_hang(tree.fd(tree.inodes.root))
         fuse, guard = stack.enter_context(_mounted(place, options))
         # Its operations name their modes and the callers' umasks themselves.
         os.umask(0)
         if os.geteuid() == 0:
             identity.keep_capabilities(_KEPT)  # of this thread, and those that it will start
-        kernel = KernelSide(tree, fuse, place, options, hangs=hangs)
+        kernel = KernelSide(tree, fuse, place, options, probed, hangs=hangs)
         capabilities = _capabilities(kernel, place, options, way)
         daemon = Daemon(place, kernel, Server(capabilities), guard, removed)
         stack.enter_context(binding.session(kernel.handlers, fuse, daemon.loop, allow_root=options.allow_root))
@@ -125,11 +127,14 @@ def _mounted(place: Place, options: Options) -> Iterator[tuple[int, mounts.Guard
 class KernelSide:
     """The rooms that answer the kernel."""
 
-    def __init__(self, source: Source, fuse: int, place: Place, options: Options, *, hangs: bool) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - all that they are built from
+        self, source: Source, fuse: int, place: Place, options: Options, probed: probe.Kernel, *, hangs: bool
+    ) -> None:
         root = os.geteuid() == 0
         self.source = source
         self.device = Device(fuse)
-        self.notify = Notify(fuse, waits=True, expires=True)
+        self.facts = attrs.asdict(probed)
+        self.notify = Notify(fuse, waits=probed.waits_for_lock, expires=probed.expire_only)
         self.visibility = Visibility(self.notify.ask, self.notify.relieve, self.device.busy)
         self.source_answers = Liveness(source.fd(source.inodes.root)).wait if hangs else None
         self.changes = Changes()
@@ -211,7 +216,7 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
             max_user_instances=options.max_user_instances,
             max_user_watches=options.max_user_watches,
         ),
-        about={"version": 1, "mountpoint": place.mountpoint, "source": place.source, "pid": os.getpid()},
+        about={"version": 1, "mountpoint": place.mountpoint, "source": place.source, "pid": os.getpid(), "kernel": kernel.facts},
         attend=kernel.pages.attend,
         **optional,
     )

@@ -122,6 +122,7 @@ class Daemon:
         reason = await trio.to_thread.run_sync(mounts.raise_background, self._device, abandon_on_cancel=True)
         if reason is not None:
             log.warning("a close may be told after later operations when many come at once: %s", reason)
+            self._kernel.facts["release_in_order"] = False
         ready()
 
     async def _end_on_signal(self, serving: trio.CancelScope) -> None:

@@ -21,7 +21,7 @@ import attrs
 from notifyfs.fuse import device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -88,23 +88,24 @@ class Notify:
         """Let the next read of the file with this node number ask for its content again."""
         self._put(number, _Task(lambda: self._write(device.drop_pages, number), note=True))
 
-    def ask(self, number: int, done: Callable[[], None], name: bytes = b"") -> None:
+    def ask(self, number: int, names: Sequence[bytes], done: Callable[[], None]) -> None:
         """Call *done* once the operations on this inode have ended in the kernel too, or nobody can see otherwise.
 
         From a writer's thread; at once if too many ask. An answered unlink still has its entry hashed until its caller
         has run, an answered write its file's old size; the lock of the directory or the file is free only after that.
 
-        *name*: the one in this directory that was made, moved or removed last; earlier ones are over, for they had the
-        same lock. It serves kernels that do not wait for that: whoever uses the name or the attributes next asks us.
+        *names*: those in this directory that were moved or removed. They serve kernels that do not wait for that:
+        whoever uses one of them, or the attributes, next asks us.
         """
+        expired: Sequence[bytes] = (_NO_NAME,)
         if not self._waits:
             self.forget_attributes(number)
-            name = name if self._expires else b""
+            expired = names if self._expires else ()
 
         def write() -> None:
             try:
-                if name or self._waits:
-                    self._write(device.expire_entry, number, _NO_NAME if self._waits else name)
+                for name in expired:
+                    self._write(device.expire_entry, number, name)
             finally:
                 done()
 

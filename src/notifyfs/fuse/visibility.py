@@ -18,7 +18,7 @@ import trio
 from notifyfs.fuse.readloop import several_processors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _PATIENCE: Final = 1.0
 """Seconds that an event waits for an operation that the kernel does not finish (its lock is held elsewhere)."""
@@ -31,15 +31,15 @@ _STUCK: Final = 0.005
 class Visibility:
     """Which nodes were changed, which of them the kernel was asked about, and the gates that wait for it.
 
-    *ask*, given a node's number and what to call, calls that (from any thread, once) when the
-    operations on the node have ended in the kernel too. *relieve*: it seems to be blocked. *busy*:
+    *ask*, given a node's number, names in it and what to call, calls that (from any thread, once) when the
+    operations on the node have ended in the kernel too, or nobody finds it, and those names, as they were. *relieve*: it seems to be blocked. *busy*:
     whether a request waits to be read; what it is about may be locked until it is answered. To ask that
     lets other threads run.
     """
 
     def __init__(
         self,
-        ask: Callable[[int, Callable[[], None]], None],
+        ask: Callable[[int, Sequence[bytes], Callable[[], None]], None],
         relieve: Callable[[], None],
         busy: Callable[[], bool],
     ) -> None:
@@ -51,15 +51,18 @@ class Visibility:
         self._answered: deque[int] = deque()  # filled by other threads
         self._token: trio.lowlevel.TrioToken | None = None
 
-    def hide(self, nodes: tuple[int, ...]) -> tuple[_Gate, ...]:
-        """These (node numbers) were changed under their locks, and the operation will now be answered: their gates."""
+    def hide(self, locked: tuple[tuple[int, bytes], ...]) -> tuple[_Gate, ...]:
+        """What was changed under its lock (``Change.locked``), by an operation that will now be answered: the gates."""
         marked = self._marked
-        gates = []
-        for number in nodes:
+        gates: list[_Gate] = []
+        for number, name in locked:
             gate = marked.get(number)
             if gate is None or not gate.shut:
                 gate = marked[number] = _Gate(self)
-            gates.append(gate)
+            if name:
+                gate.names.append(name)
+            if gate not in gates:
+                gates.append(gate)
         return tuple(gates)
 
     def begin(self) -> None:
@@ -75,7 +78,7 @@ class Visibility:
             self._asked[number] = trio.current_time()
             gate = self._marked.pop(number)
             gate.asked = True
-            self._ask(number, partial(self._answer, number, gate))
+            self._ask(number, gate.names, partial(self._answer, number, gate))
 
     @property
     def waiting(self) -> bool:
@@ -106,12 +109,14 @@ class Visibility:
 class _Gate:
     """Shut until the changes of one node that were made up to a question to the kernel can be seen."""
 
-    __slots__ = ("_event", "_looked", "_made", "_visibility", "asked", "shut")
+    __slots__ = ("_event", "_looked", "_made", "_visibility", "asked", "names", "shut")
 
     def __init__(self, visibility: Visibility) -> None:
         self.shut = True
         self.asked = False
         """Whether the kernel was asked."""
+        self.names: list[bytes] = []
+        """Names in the directory that were changed."""
         self._visibility = visibility
         self._made = trio.current_time()
         self._looked = False

@@ -72,7 +72,7 @@ class Attribution:
                 self._watches.fail(f"finding the name by which {inode!r} was changed", error)
                 return None
         return Change(
-            operation, entry or inode.entry, caller, others=(*others,) if others else (), locked=(inode.number,)
+            operation, entry or inode.entry, caller, others=(*others,) if others else (), locked=((inode.number, b""),)
         )
 
     def reached(self, inode: Inode, caller: Caller) -> list[Entry]:

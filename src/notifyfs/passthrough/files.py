@@ -65,9 +65,10 @@ class Handle:
     names: list[bytes] = attrs.field(factory=list)
     """Of a directory: the listing that offsets refer to, taken at offset 0."""
 
-    def change(self, operation: Operation, *locked: int) -> Change:
+    def change(self, operation: Operation, *, locked: bool = False) -> Change:
         """It was done through this handle: by whoever opened it, for the kernel names no other."""
-        return Change(operation, self.entry, self.caller, locked=locked)
+        held = ((self.entry.inode.number, b""),) if locked else ()
+        return Change(operation, self.entry, self.caller, locked=held)
 
 
 class Opened(NamedTuple):
@@ -266,16 +267,15 @@ class Files:
 
     def wrote(self, handle: Handle, offset: int, count: int) -> list[Change]:
         """What a ``write`` of *count* bytes did."""
-        number = handle.entry.inode.number
         changes = []
         if handle.stripped:
             handle.stripped = False
-            self._forget(number)
-            changes.append(handle.change("attributes", number))
+            self._forget(handle.entry.inode.number)
+            changes.append(handle.change("attributes", locked=True))
         if count:
             handle.written = True
             handle.entry.inode.written_to(offset + count)
-            changes.append(handle.change("write", number))
+            changes.append(handle.change("write", locked=True))
         return changes
 
     def _write_direct(self, handle: Handle, data: bytes, offset: int) -> Written:

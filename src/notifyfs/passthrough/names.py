@@ -112,7 +112,7 @@ class Names:
             self._inodes.reap(entry.inode)
             raise
         self._keep_removed(entry.inode, fd)
-        return Change(operation, entry, caller, dies=dies, locked=(parent.number,))
+        return Change(operation, entry, caller, dies=dies, locked=((parent.number, name),))
 
     def _keep_removed(self, inode: Inode, fd: int) -> None:
         """After a name of *inode* was removed: keep the only way to it, if there is no other."""
@@ -226,8 +226,8 @@ class _Move(NamedTuple):
 
     def change(self, entry: Entry, rename: Rename) -> Change:
         """It was done to *entry*."""
-        places = (self.source.number,) if self.source is self.target else (self.source.number, self.target.number)
-        return Change("rename", entry, self.caller, rename, locked=places)
+        locked = (self.source.number, self.old), (self.target.number, self.new)
+        return Change("rename", entry, self.caller, rename, locked=locked)
 
 
 def _links_left(fd: int, before: int) -> int:
