@@ -357,16 +357,16 @@ def test_there_the_attributes_are_forgotten_at_once_and_the_name_expires(
     assert pipe.notes(2) == [(INVAL_INODE, 7, b"\xff" * 8), (INVAL_ENTRY, 7, b"name")]
 
 
-@pytest.mark.parametrize(("expires", "name"), [(True, b""), (False, b"name")])
+@pytest.mark.parametrize(("expires", "names"), [(True, ()), (False, (b"name",))])
 def test_there_without_a_name_that_can_expire_the_attributes_are_all(
     pipe: Pipe,
     make: Callable[..., Notify],
     expires: bool,  # noqa: FBT001 - a parameter of the test
-    name: bytes,
+    names: tuple[bytes, ...],
 ) -> None:
     done = threading.Event()
     notes = make(pipe.writes, waits=False, expires=expires)
-    notes.ask(7, (name,), done.set)
+    notes.ask(7, names, done.set)
     assert done.wait(10)
     assert pipe.notes(1) == [(INVAL_INODE, 7, b"\xff" * 8)]
     assert pipe.is_empty()

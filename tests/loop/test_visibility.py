@@ -299,7 +299,7 @@ async def test_no_answer_of_racing_threads_is_lost(no_end: None) -> None:
     """Threads answer as fast as they can, while the loop changes the same few nodes and waits."""
     threads: list[threading.Thread] = []
 
-    def ask(_number: int, done: Callable[[], None]) -> None:
+    def ask(_number: int, _names: Sequence[bytes], done: Callable[[], None]) -> None:
         threads.append(threading.Thread(target=done))
         threads[-1].start()
 

@@ -37,9 +37,9 @@ ROOMS = {
     "protocol": Arrows(),
     "core": Arrows(frozenset({"protocol"}), ATTRS),
     "system": Arrows(frozenset({"protocol"}), ATTRS),
-    "passthrough": Arrows(frozenset({"core", "system"}), ATTRS),
+    "passthrough": Arrows(frozenset({"core", "protocol", "system"}), ATTRS),
     "observe": Arrows(frozenset({"core", "protocol"}), ATTRS),
-    "fuse": Arrows(frozenset({"core", "observe.counters", "passthrough", "protocol", "system"}), BINDING),
+    "fuse": Arrows(frozenset({"core", "mounts", "observe.counters", "passthrough", "protocol", "system"}), BINDING),
     "subscribers": Arrows(
         frozenset({"core", "observe", "protocol", "system"}), LOOP, names=frozenset({"passthrough.source"})
     ),

@@ -27,6 +27,7 @@ LONG: dict[str, str] = {}
 """``file: function`` (no function: the file itself) that may be longer, and why."""
 
 BOUND_LATE: dict[str, str] = {
+    "src/notifyfs/fuse/binding.py: trio": "the only place that pyfuse3 has for who reads its requests",
     "src/notifyfs/core/inodes.py: parent": "where a name is: a rename changes it, and nobody else",
     "src/notifyfs/core/watches.py: filter": "a value: a client that adds its watch again may choose another",
 }

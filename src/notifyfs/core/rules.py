@@ -77,7 +77,6 @@ TOLD: Final = {operation: functools.reduce(operator.or_, (flag for _, flag in ro
 SILENT: Final = frozenset(
     [
         "lookup",
-        "forget",
         "getattr",
         "readlink",
         "statfs",

@@ -127,7 +127,7 @@ def _mounted(place: Place, options: Options) -> Iterator[tuple[int, mounts.Guard
 class KernelSide:
     """The rooms that answer the kernel."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - all that they are built from
+    def __init__(  # noqa: PLR0913 - all that they are built from
         self, source: Source, fuse: int, place: Place, options: Options, probed: probe.Kernel, *, hangs: bool
     ) -> None:
         root = os.geteuid() == 0
@@ -216,7 +216,13 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
             max_user_instances=options.max_user_instances,
             max_user_watches=options.max_user_watches,
         ),
-        about={"version": 1, "mountpoint": place.mountpoint, "source": place.source, "pid": os.getpid(), "kernel": kernel.facts},
+        about={
+            "version": 1,
+            "mountpoint": place.mountpoint,
+            "source": place.source,
+            "pid": os.getpid(),
+            "kernel": kernel.facts,
+        },
         attend=kernel.pages.attend,
         **optional,
     )

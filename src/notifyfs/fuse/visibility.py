@@ -32,9 +32,9 @@ class Visibility:
     """Which nodes were changed, which of them the kernel was asked about, and the gates that wait for it.
 
     *ask*, given a node's number, names in it and what to call, calls that (from any thread, once) when the
-    operations on the node have ended in the kernel too, or nobody finds it, and those names, as they were. *relieve*: it seems to be blocked. *busy*:
-    whether a request waits to be read; what it is about may be locked until it is answered. To ask that
-    lets other threads run.
+    operations on the node have ended in the kernel too, or nobody finds it, and those names, as they were.
+    *relieve*: it seems to be blocked. *busy*: whether a request waits to be read; what it is about may be locked
+    until it is answered. To ask that lets other threads run.
     """
 
     def __init__(
