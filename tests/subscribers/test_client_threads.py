@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from notifyfs import Connection, Event, Filter, INotify, flags
+from notifyfs.protocol.records import Record
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from notifyfs.protocol.records import Record
     from tests.conftest import Mount
 
 EVENT_FD = pytest.mark.parametrize("event_fd", [False, True], ids=["stream", "event_fd"])
@@ -134,6 +135,47 @@ def test_close_wakes_the_drop_in_s_read(mount: Mount) -> None:
     inotify.close()
     with pytest.raises(ValueError, match="closed"):
         reader.result()
+
+
+def test_a_signal_handler_may_close(mount: Mount) -> None:
+    """It runs in the thread that waits, or that holds the lock."""
+    connection = Connection(mount.socket)
+    connection.add_watch(flags.CREATE)
+    before = signal.signal(signal.SIGUSR1, lambda *_: connection.close())
+    main = threading.main_thread()
+
+    def disturb() -> None:
+        wait_until(lambda: "poll" in Path(f"/proc/self/task/{main.native_id}/wchan").read_text("ascii"))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    try:
+        disturber = Task(disturb)
+        with pytest.raises(OSError, match="this connection is closed"):
+            connection.read(SECONDS)
+        disturber.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_descriptor_that_nobody_asked_for_is_closed_with_the_rest(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    hello = b'{"max_queued_events": 10}'
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            end, _ = listener.accept()
+            with end:
+                assert end.recv(100)
+                socket.send_fds(end, [bytes(Record(0, flags.X_REPLY, 1, hello))], [end.fileno()])
+
+        server = Task(serve)
+        with Connection(str(tmp_path / "s"), timeout=SECONDS) as connection:
+            assert connection.hello["max_queued_events"] == 10
+            server.result()
+    server.join()
+    assert os.listdir("/proc/self/fd") == before
 
 
 @EVENT_FD
