@@ -11,11 +11,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.support.scenario import mask_of
+from tests.support.subscriber import Subscriber
 
 from notifyfs.protocol import flags
 from scripts.fuzz import allowed
 from scripts.fuzz.steps import LISTENING, Step
-from scripts.fuzz.voices import Kernel, Socket, Voice
+from scripts.fuzz.voices import Kernel, Voice
 from scripts.fuzz.worker import SKIPPED
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Session:
         self._chaperone = None
         if exact:
             # A recursive ACCESS watch covers every file: with access=exact all are then opened with direct I/O.
-            self._chaperone = Socket(mount.socket)
+            self._chaperone = Subscriber(mount.socket)
             self._chaperone.add(os.fsencode(base), flags.ACCESS | flags.X_RECURSIVE)
         self.voices = [self._voices(os.fsencode(base)) for _ in range(instances)]
         self.labels: list[dict[int, str]] = [{-1: "-"} for _ in range(instances)]
@@ -114,8 +115,8 @@ class Session:
     def _voices(self, base: bytes) -> list[Voice]:
         return [
             Voice("kernel", Kernel(os.fsencode(self.base))),
-            Voice("in-band", Socket(self.mount.socket, base)),
-            Voice("event-fd", Socket(self.mount.socket, base, event_fd=True)),
+            Voice("in-band", Subscriber(self.mount.socket, base)),
+            Voice("event-fd", Subscriber(self.mount.socket, base, event_fd=True)),
         ]
 
     def close(self) -> None:

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support import kernel, subscriber
+from tests.support import kernel, wireclient
 
 if TYPE_CHECKING:
     from tests.support.scenario import Subscriber
@@ -40,39 +39,6 @@ class Kernel(kernel.Inotify):
         return events
 
 
-class Socket(subscriber.Subscriber):
-    """A connection to the control socket, held to the same padding."""
-
-    _raw = b""
-
-    def _receive(self) -> None:
-        before = len(self._stream)
-        super()._receive()
-        self._raw += self._stream[before:]
-        while len(self._raw) >= subscriber.HEADER.size:
-            *_, size = subscriber.HEADER.unpack_from(self._raw)
-            whole = subscriber.HEADER.size + size
-            if len(self._raw) < whole:
-                break
-            data, self._raw = self._raw[:whole], self._raw[whole:]
-            _check(kernel.parse(data), data)
-
-    def _read_event_fd(self) -> None:
-        while self._event_fd is not None:
-            try:
-                packet = os.read(self._event_fd, 8192)
-            except OSError as error:
-                if error.errno not in {errno.EAGAIN, errno.ECONNRESET}:
-                    raise
-                break
-            if not packet:
-                break
-            found = kernel.parse(packet)
-            _check(found, packet)
-            assert len(found) == 1, f"not one record a packet: {found}"
-            self._events += found
-
-
 class Voice:
     """One who listens, and what was heard so far."""
 
@@ -93,5 +59,5 @@ class Voice:
 
 
 def _check(events: list[kernel.Event], data: bytes) -> None:
-    made = b"".join(subscriber.record(*event) for event in events)
+    made = b"".join(wireclient.encode(*event) for event in events)
     assert made == data, f"padded otherwise than inotify pads: {data!r}"

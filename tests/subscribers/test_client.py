@@ -272,7 +272,7 @@ def test_read_delay_gathers_what_follows(place: Path, inotify: INotify) -> None:
     told: list[list[Event]] = []
     reader = threading.Thread(target=lambda: told.append(inotify.read(read_delay=1000)))
     reader.start()
-    wait_until(lambda: "ep" in Path(f"/proc/self/task/{reader.native_id}/wchan").read_text("ascii"))  # in epoll_wait(2)
+    wait_until(lambda: "poll" in Path(f"/proc/self/task/{reader.native_id}/wchan").read_text("ascii"))
     for name in "abc":
         (place / name).mkdir()
     reader.join(10)

@@ -6,7 +6,6 @@ import compileall
 import errno
 import os
 import shlex
-import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING, Self
@@ -16,12 +15,13 @@ import pytest
 from notifyfs import INotify
 from notifyfs.client import Connection, Filter
 from notifyfs.protocol import flags, requests
-from tests.conftest import Mount, wait_until
 from tests.support.wireclient import as_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.conftest import Mount
 
 USER, OTHER_USER = 12345, 12346
 BOTH_WAYS = pytest.mark.parametrize("event_fd", [False, True], ids=["stream", "descriptor"])
@@ -380,23 +380,6 @@ def test_a_long_filter_and_a_crowd_of_events_do_not_block_each_other(
         make(place, "n", "x77", "m")
         assert names(connection) == ["m"]
     assert told == [f"n{number}" for number in range(len(told))]
-
-
-def test_a_filter_that_could_not_be_sent_whole_ends_the_connection(mounted: Callable[..., Mount]) -> None:
-    mount = mounted()
-    with Connection(mount.socket, timeout=0.2) as connection:
-        os.kill(mount.pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(TimeoutError, match="does not answer"):
-                connection.add_watch(flags.CREATE, filter=Filter(exclude=["x" * 4000] * 1000))
-        finally:
-            os.kill(mount.pid, signal.SIGCONT)
-        connection.timeout = 10
-        with pytest.raises(OSError, match="ended"):
-            connection.add_watch(flags.CREATE)
-    with Connection(mount.socket, timeout=10) as other:
-        wait_until(lambda: other.statistics()["mount"]["instances"] == 1)
-        assert other.statistics()["mount"]["watches"] == 0
 
 
 def test_the_face_of_inotify_simple_takes_no_filter(place: Path) -> None:

@@ -115,6 +115,7 @@ def split(data: bytes) -> tuple[list[Record], bytes]:
         field, data = data[HEADER.size : HEADER.size + size], data[HEADER.size + size :]
         record = Record(wd, mask, cookie, field)
         assert size % 16 == 0, record
+        assert size <= LONGEST_FIELD, record
         if not mask & ORIGIN or mask & REPLY:
             assert field == field_of(record.name), f"the name field is not padded as in inotify(7): {record}"
         records.append(record)
@@ -128,24 +129,37 @@ def parse(data: bytes) -> list[Record]:
     return records
 
 
-class Wire:
-    """One connection: one inotify instance. Every receive has a deadline."""
+class Client:
+    """One connection: one inotify instance. Every receive has a deadline.
 
-    def __init__(self, mount: Mount, *, event_fd: bool = False) -> None:
-        self.root = mount.root
+    Args:
+        path: the socket's.
+        event_fd: take the events from a descriptor of their own.
+        timeout: seconds that any reply may take; TimeoutError after that.
+
+    """
+
+    may_break_off = False
+    """Whether the daemon may end within a record: it will be killed."""
+
+    def __init__(self, path: str, *, event_fd: bool = False, timeout: float = PATIENCE) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        # With a time limit, connect(2) to a full backlog is EAGAIN; without one it waits.
-        self.socket.connect(mount.socket)
-        self.socket.settimeout(PATIENCE)
         self.number = 100
         self.arrived: deque[Record] = deque()
         self.rest = b""
         self.descriptors: list[int] = []
         self.events_fd = -1
         self.greeting: dict[str, Any] = {}
-        if event_fd:
-            self.hello(EVENT_FD)
-            (self.events_fd,) = self.descriptors
+        try:
+            # With a time limit, connect(2) to a full backlog is EAGAIN; without one it waits.
+            self.socket.connect(path)
+            self.socket.settimeout(timeout)
+            if event_fd:
+                self.hello(EVENT_FD)
+                (self.events_fd,) = self.descriptors
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +210,7 @@ class Wire:
         while not self.arrived:
             data = self.receive()
             if not data:
-                assert not self.rest, "the connection ended within a record"
+                assert not self.rest or self.may_break_off, "the connection ended within a record"
                 raise EOFError
             records, self.rest = split(self.rest + data)
             self.arrived += records
@@ -205,8 +219,12 @@ class Wire:
     def until_reply(self, cookie: int) -> tuple[list[Record], Record]:
         """The events before the next reply, and that reply: it must be the one to *cookie*."""
         events = []
-        while not (record := self.record()).mask & REPLY:
-            events.append(record)
+        try:
+            while not (record := self.record()).mask & REPLY:
+                events.append(record)
+        except (OSError, EOFError):
+            self.arrived.extendleft(reversed(events))
+            raise
         assert record.cookie == cookie, "replies come in the order of the requests"
         return events, record
 
@@ -226,21 +244,6 @@ class Wire:
         events, reply = self.until_reply(self.send(wd, mask, name, descriptors=descriptors))
         self.arrived.extendleft(reversed(events))
         return reply.wd
-
-    def below(self, path: Path) -> bytes:
-        """*path* as the protocol wants it: below the mount's root."""
-        relative = os.fsencode(path.relative_to(self.root))
-        return b"" if relative == b"." else relative
-
-    def watch(self, mask: int, path: Path | bytes = b"") -> int:
-        """Add a watch; the result as it came."""
-        return self.ask(ADD, mask, path if isinstance(path, bytes) else self.below(path))
-
-    def add(self, mask: int, path: Path | bytes = b"") -> int:
-        """Add a watch that must be accepted; its descriptor."""
-        wd = self.watch(mask, path)
-        assert wd > 0, f"watching {path!r} was refused: {errno.errorcode.get(-wd, wd)}"
-        return wd
 
     def add_descriptor(self, mask: int, *descriptors: int) -> int:
         """Add a watch on what the descriptors refer to; the result as it came."""
@@ -275,12 +278,38 @@ class Wire:
         """What can be read on the event descriptor at once; each packet must be one whole record."""
         records = []
         while readable(self.events_fd):
-            packet = os.read(self.events_fd, 1 << 16)
+            try:
+                packet = os.read(self.events_fd, 1 << 16)
+            except ConnectionResetError:  # said once, of a daemon that was killed; what it had sent follows
+                continue
             if not packet:
                 break
             (record,) = parse(packet)
             records.append(record)
         return records
+
+
+class Wire(Client):
+    """A client that knows where the mount is."""
+
+    def __init__(self, mount: Mount, *, event_fd: bool = False) -> None:
+        self.root = mount.root
+        super().__init__(mount.socket, event_fd=event_fd)
+
+    def below(self, path: Path) -> bytes:
+        """*path* as the protocol wants it: below the mount's root."""
+        relative = os.fsencode(path.relative_to(self.root))
+        return b"" if relative == b"." else relative
+
+    def watch(self, mask: int, path: Path | bytes = b"") -> int:
+        """Add a watch; the result as it came."""
+        return self.ask(ADD, mask, path if isinstance(path, bytes) else self.below(path))
+
+    def add(self, mask: int, path: Path | bytes = b"") -> int:
+        """Add a watch that must be accepted; its descriptor."""
+        wd = self.watch(mask, path)
+        assert wd > 0, f"watching {path!r} was refused: {errno.errorcode.get(-wd, wd)}"
+        return wd
 
 
 def readable(descriptor: int, timeout: float = 0) -> bool:

@@ -1,4 +1,4 @@
-"""One connection to a mount's daemon: the protocol of ``docs/protocol.md``, one request at a time."""
+"""One connection to a mount's daemon: ``protocol.session`` on a blocking socket."""
 
 from __future__ import annotations
 
@@ -9,35 +9,27 @@ import os
 import select
 import socket
 import threading
-import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 from notifyfs.client.batches import Batch
-from notifyfs.protocol import records, requests
-from notifyfs.protocol.flags import X_FILTER, X_REPLY
-from notifyfs.protocol.records import MAX_LEN, FramingError, Parser, Record
+from notifyfs.client.errors import no_more_events, reply_to
+from notifyfs.client.waiting import Waiting, deadline_in, earlier, seconds_left
+from notifyfs.protocol.session import LONGEST_PACKET, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from notifyfs.client.batches import Rename
     from notifyfs.client.filters import Filter, Rule
+    from notifyfs.protocol.records import Record
+    from notifyfs.protocol.session import Call
 
 ATTRIBUTE: Final = "notifyfs.socket"
 """The extended attribute that names the control socket, on every inode of a mount."""
 
-LONGEST_WAIT: Final = 2_000_000.0
-"""Seconds: poll(2) counts milliseconds in an int."""
-
 _BATCH: Final = 1 << 16
-_PACKET: Final = records.HEADER.size + MAX_LEN
 _SUN_PATH: Final = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
-_REMEDIES: Final = {
-    errno.EMFILE: "too many instances; raise the mount's option max_user_instances",
-    errno.ENOSPC: "too many watches (raise the mount's option max_user_watches) or, except for root, rules in filters",
-}
 
 
 def find_socket(path: str | bytes | int) -> str:
@@ -64,10 +56,14 @@ def find_socket(path: str | bytes | int) -> str:
 class Connection:
     """One connection to a mount's daemon, which is one inotify instance; closing it frees all its watches.
 
-    With *event_fd* events have a descriptor of their own, and one thread may read them
-    while others make requests. Without it (the only way through a forwarded socket) events share
-    the stream with the replies and one thread must do everything: a request may take in events
-    that ``fileno()`` then no longer announces, so call ``read(0)`` before waiting for it.
+    With *event_fd* events have a descriptor of their own. Without it (the only way through a forwarded socket) they
+    share the stream with the replies: a request may take in events that ``fileno()`` then no longer announces, so call
+    ``read(0)`` before waiting for it.
+
+    Threads may use one connection at the same time; an event goes to one of those that read. ``close()`` wakes those
+    that wait, in a read or for an answer. After that, and in a child process after a fork, every method but ``close()``
+    raises OSError with EBADF: a connection belongs to the process that made it, and a child makes its own. What a child
+    closes is its copy; the watches last until the connection is closed in every process that has one.
 
     Args:
         socket_path: from ``find_socket``, or the local end of a forwarded socket.
@@ -82,31 +78,27 @@ class Connection:
     def __init__(self, socket_path: str, *, event_fd: bool = False, timeout: float | None = None) -> None:
         self.socket_path = socket_path
         self.timeout = timeout
-        self._lock = threading.Lock()
-        self._parser = Parser()
-        self._events: deque[Record] = deque()
-        self._replies: deque[Record] = deque()
-        self._received: list[int] = []
-        self._number = 0
-        self._hung_up = False
-        self._ended = False
-        self._limit = 1
+        self._owner = os.getpid()
+        self._closed = False
+        self._lock = threading.RLock()  # around the session; held while nothing waits. A signal handler may close
+        self._session = Session(event_fd=event_fd)
         self._event_socket: socket.socket | None = None
         self._socket = _connect(socket_path, timeout)
+        self._for_answers = self._for_events = Waiting(self._lock, self._socket)
         try:
-            greeted = self._request(requests.HELLO, requests.EVENT_FD if event_fd else 0, requests.GREETING)
-            self.hello: dict[str, Any] = json.loads(greeted.name)
-            """The daemon's answer: ``version``, ``mountpoint``, ``source`` and the limits in force."""
-            self._limit = 2 * (int(self.hello["max_queued_events"]) + 1)  # each with an origin; and the overflow
+            with self._lock:
+                self._complete(self._session.greeting, deadline_in(timeout))
+            reply_to(self._session.greeting, self._session, socket_path)
             if event_fd:
-                self._event_socket = socket.socket(fileno=self._received.pop())
+                self._event_socket = socket.socket(fileno=self._session.descriptors.pop(0))
                 self._event_socket.settimeout(0)
-        except (ValueError, LookupError) as error:
-            self._socket.close()
-            raise OSError(errno.EPROTO, f"not a notifyfs control socket ({error!r})", socket_path) from None
+                self._for_events = Waiting(self._lock, self._event_socket)
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
+        self.hello: dict[str, Any] = self._session.hello
+        """The daemon's answer: ``version``, ``mountpoint``, ``source`` and the limits in force."""
+        self._limit = 2 * (int(self.hello["max_queued_events"]) + 1)  # each with an origin; and the overflow
 
     def add_watch(self, mask: int, path: bytes = b"", *, filter: Filter | None = None) -> int:  # noqa: A002 - what it is
         """Watch *path*, relative to the mount's root (empty: the root); the watch descriptor.
@@ -116,10 +108,6 @@ class Connection:
         OSError as ``docs/protocol.md`` lists: EINVAL, EEXIST, ENOTDIR, ENOENT, EACCES, EXDEV, ENOSPC...
         For a refused rule of the filter its text names the rule.
         """
-        if b"\0" in path:
-            raise ValueError("embedded null byte")
-        if len(path) >= MAX_LEN:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         return self._add(mask, path, None, filter)
 
     def add_watch_fd(self, mask: int, descriptor: int, *, filter: Filter | None = None) -> int:  # noqa: A002 - as above
@@ -131,34 +119,32 @@ class Connection:
 
     def remove_watch(self, wd: int) -> None:
         """End a watch; IGNORED follows. OSError: EINVAL for an unknown *wd*."""
-        if wd <= 0:  # other requests have these numbers
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._request(wd, 0)
+        self._request(lambda: self._session.remove(wd))
 
     def statistics(self, part: int = 0, first: int = 0) -> dict[str, Any]:
         """Return the daemon's counters of this instance and of the mount.
 
-        Of another *part* (``records.STATISTICS_...``) a page: ``rows`` from number *first* on, and the number of
+        Of another *part* (``requests.STATISTICS_...``) a page: ``rows`` from number *first* on, and the number of
         the ``next`` one, or None.
         """
-        counters: dict[str, Any] = json.loads(
-            self._request(requests.STATISTICS, part, b"%d" % first if part else b"").name
-        )
+        counters: dict[str, Any] = json.loads(self._request(lambda: self._session.statistics(part, first)).name)
         return counters
 
     def pending(self) -> int:
         """Bytes of this instance's events that the daemon has queued and not sent yet. A barrier."""
-        return self._request(requests.PENDING, 0).wd
+        return self._request(self._session.pending).wd
 
     def sync(self, timeout: float | None = None) -> None:
         """Wait until every event of every system call that has returned is here: ``read(0)`` has them all.
 
         Of a flood it takes little more than ``max_queued_events``. *timeout*: seconds, instead of the connection's.
         """
-        while self._request(requests.PENDING, 0, timeout=timeout).wd and self._event_socket is not None:
-            if self._take() >= self._limit:
-                break
-        self._take()
+        while True:
+            waiting = self._request(self._session.pending, timeout=timeout).wd
+            with self._lock:
+                self._check_open()
+                if self._take() >= self._limit or not waiting or self._event_socket is None:
+                    break
 
     @overload
     def read(self, timeout: float | None = None, *, settle: None = None) -> list[Record]: ...
@@ -175,19 +161,22 @@ class Connection:
         the halves of a rename as one ``Rename``: see ``batches.Batch``. *timeout* is the limit for all of
         that; when it is over, what there is by then is given. A tree that is never quiet needs one.
 
-        EOFError when the mount has ended and every event was read. ValueError: *settle* is negative.
+        With a *timeout* of 0 it never waits, for the daemon or another thread. EOFError when the mount has ended and
+        every event was read. OSError: EBADF as above; EPROTO. ValueError: *settle* is negative.
         """
         deadline = deadline_in(timeout)
         return self._read(deadline) if settle is None else self._settled(deadline, settle)
 
     def _read(self, deadline: float | None) -> list[Record]:
-        while not self._take():
-            if self._ended:
-                raise EOFError(f"{self.socket_path}: the mount has ended")
-            if not _wait(self.fileno(), deadline):
-                break
-        events, self._events = self._events, deque()
-        return list(events)
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            while not self._take():
+                if self._session.ended:
+                    raise no_more_events(self._session, self.socket_path)
+                if seconds_left(deadline) == 0 or not self._wait(self._for_events, deadline):
+                    break
+            return self._session.take_events()
 
     def _settled(self, deadline: float | None, quiet: float) -> list[Record | Rename[Record]]:
         if not quiet >= 0:
@@ -209,11 +198,11 @@ class Connection:
     @property
     def hung_up(self) -> bool:
         """Whether no request can be made any more; events may still be unread."""
-        return self._hung_up
+        return self._session.hung_up
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when events, or the end, are there."""
-        return (self._event_socket or self._socket).fileno()
+        """Return the descriptor that is readable when events, or the end, are there; -1 when closed."""
+        return -1 if self._closed else (self._event_socket or self._socket).fileno()
 
     def set_inheritable(self, inheritable: bool) -> None:  # noqa: FBT001 - as os.set_inheritable
         """Whether programs that this process executes keep the instance alive."""
@@ -221,10 +210,18 @@ class Connection:
             end.set_inheritable(inheritable)
 
     def close(self) -> None:
-        """End the instance; its watches go without a word."""
-        self._socket.close()
-        if self._event_socket is not None:
-            self._event_socket.close()
+        """End the instance; its watches go without a word. May be called again, and while others wait."""
+        if self._owner != os.getpid():  # the lock may be held by a thread that this process does not have
+            self._closed = True
+            self._for_answers.close_copy()
+            self._for_events.close_copy()
+            return
+        with self._lock:
+            self._closed = True
+            self._for_answers.close()
+            self._for_events.close()
+            while self._session.descriptors:
+                os.close(self._session.descriptors.pop())
 
     def __enter__(self) -> Self:
         """Return the connection itself."""
@@ -237,75 +234,68 @@ class Connection:
         self.close()
 
     def _add(self, mask: int, path: bytes, descriptor: int | None, chosen: Filter | None) -> int:
-        if chosen is None:
-            return self._request(requests.ADD, mask, path, descriptor=descriptor).wd
-        return self._request(requests.ADD, mask | X_FILTER, path, descriptor=descriptor, rules=chosen.to_send()).wd
+        rules = [] if chosen is None else chosen.to_send()
+        sent = [(rule.kind, rule.value) for rule in rules]
+        return self._request(lambda: self._session.add(mask, path, descriptor, sent), path, rules).wd
 
-    def _request(  # noqa: PLR0913 - the parts of a request
-        self,
-        wd: int,
-        mask: int,
-        name: bytes = b"",
-        *,
-        descriptor: int | None = None,
-        timeout: float | None = None,
-        rules: Sequence[Rule] = (),
+    def _request(
+        self, ask: Callable[[], Call], path: bytes = b"", rules: Sequence[Rule] = (), *, timeout: float | None = None
     ) -> Record:
-        """Send one request, after *rules* for its filter, and return its reply; OSError for a negative one."""
+        """Make one request and return its reply; OSError for a negative one."""
+        self._check_process()
+        deadline = deadline_in(self.timeout if timeout is None else timeout)
         with self._lock:
-            deadline = deadline_in(self.timeout if timeout is None else timeout)
-            drafts = [Record(requests.FILTER, rule.kind, self._next_number(), rule.value) for rule in rules]
-            request = Record(wd, mask, self._next_number(), name)
+            self._check_open()
+            call = ask()
+            self._complete(call, deadline)
+            return reply_to(call, self._session, self.socket_path, path, rules)
+
+    def _complete(self, call: Call, deadline: float | None) -> None:
+        """Send *call*, and wait until it is over."""
+        try:
+            self._send()
+            if self._session.outgoing:
+                self._for_answers.changed()  # who polls has to wait for room as well
+            while not call.over:
+                if not self._wait(self._for_answers, deadline) and not call.over:
+                    raise TimeoutError(errno.ETIMEDOUT, "the mount's daemon does not answer", self.socket_path)
+                if not call.over:
+                    self._send()
+                    self._receive()
+        finally:
+            self._session.give_up(call)
+
+    def _wait(self, waiting: Waiting, deadline: float | None) -> bool:
+        """Wait for the stream or for events; False when *deadline* has passed."""
+        # The daemon takes no further request before its replies have room.
+        writing = waiting is self._for_answers and self._session.outgoing
+        woken = waiting.wait(deadline, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+        self._check_open()
+        return woken
+
+    def _check_process(self) -> None:
+        if self._owner != os.getpid():
+            message = f"this connection belongs to process {self._owner}; make another after a fork"
+            raise OSError(errno.EBADF, message, self.socket_path)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "this connection is closed", self.socket_path)
+
+    def _send(self) -> None:
+        """Send as much as there is room for."""
+        while (piece := self._session.outgoing) is not None:
+            rights = array.array("i", [] if piece.descriptor is None else [piece.descriptor])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
             try:
-                self._send(b"".join(map(bytes, drafts)), None, deadline)
-                self._send(bytes(request), descriptor, deadline)
-            except TimeoutError:
-                if rules:  # those that were sent would become part of the next filter
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                raise
-            for rule, draft in zip(rules, drafts, strict=True):
-                reply = self._reply(draft.cookie, deadline)
-                if reply.wd < 0:
-                    raise rule.refused(-reply.wd)
-            return _checked(self._reply(request.cookie, deadline), name)
-
-    def _next_number(self) -> int:
-        self._number = self._number % 0xFFFFFFFF + 1
-        return self._number
-
-    def _reply(self, number: int, deadline: float | None) -> Record:
-        while True:
-            # A reply with another number answers a request that was given up on.
-            while self._replies:
-                reply = self._replies.popleft()
-                if reply.cookie == number:
-                    return reply
-            if self._hung_up:
-                raise ConnectionResetError(errno.ECONNRESET, "the mount has ended", self.socket_path)
-            if not _wait(self._socket.fileno(), deadline):
-                raise self._too_late()
-            self._receive()
-
-    def _send(self, data: bytes, descriptor: int | None, deadline: float | None) -> None:
-        rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-        while data:
-            try:
-                data = data[self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL) :]
+                self._session.sent(self._socket.sendmsg([piece.data], ancillary, socket.MSG_NOSIGNAL))
             except BlockingIOError:
-                # The daemon takes no further request before its replies have room.
-                if not _wait(self._socket.fileno(), deadline, select.POLLIN | select.POLLOUT):
-                    raise self._too_late() from None
-                self._receive()
+                break
             except (BrokenPipeError, ConnectionResetError):
-                return  # nobody listens any more: the end of file says so, or a last reply says why (EMFILE)
-            else:
-                rights = []
-
-    def _too_late(self) -> TimeoutError:
-        return TimeoutError(errno.ETIMEDOUT, "the mount's daemon does not answer", self.socket_path)
+                self._session.broken_pipe()
 
     def _receive(self) -> None:
-        """Take in what the stream holds, sorted into replies and events."""
+        """Take in what the stream holds."""
         size = _BATCH
         while size == _BATCH:
             try:
@@ -315,37 +305,31 @@ class Connection:
             except ConnectionResetError:  # said once, where the daemon left a request unread; more follows
                 continue
             size = len(data)
-            self._hung_up = not data
+            received = array.array("i")
             for _, _, payload in control:
-                self._received += array.array("i", payload)
-            self._parser.feed(data)
-            try:
-                for record in self._parser:
-                    (self._replies if record.mask & X_REPLY else self._events).append(record)
-            except FramingError as error:
-                self._hung_up = True
-                raise OSError(errno.EPROTO, f"not a notifyfs control socket ({error!r})", self.socket_path) from None
-        if self._event_socket is None:
-            self._ended = self._hung_up
+                received.frombytes(payload)
+            self._session.receive(data, received)
+            self._for_answers.changed()
 
     def _take(self) -> int:
         """Take in the events that have arrived; how many are here."""
+        session = self._session
         if self._event_socket is None:
-            with self._lock:
-                self._receive()
-            return len(self._events)
-        while not self._ended and len(self._events) < self._limit:
+            self._send()  # what another thread could not: this one may be the one that polls
+            self._receive()
+            return len(session.events)
+        taken = False
+        while not session.ended and len(session.events) < self._limit:
             try:
-                packet = self._event_socket.recv(_PACKET)
+                session.receive_packet(self._event_socket.recv(LONGEST_PACKET))
             except BlockingIOError:
                 break
             except ConnectionResetError:  # said once; what was sent before can still be read
                 continue
-            if packet:
-                self._events.append(_record(packet))
-            else:
-                self._ended = True
-        return len(self._events)
+            taken = True
+        if taken:
+            self._for_events.changed()
+        return len(session.events)
 
 
 def _connect(socket_path: str, timeout: float | None) -> socket.socket:
@@ -369,37 +353,3 @@ def _connect(socket_path: str, timeout: float | None) -> socket.socket:
         raise
     end.settimeout(0)  # a timeout or MSG_DONTWAIT would not do: Python waits by itself then
     return end
-
-
-def _checked(reply: Record, name: bytes) -> Record:
-    if reply.wd < 0:
-        raise OSError(-reply.wd, _REMEDIES.get(-reply.wd) or os.strerror(-reply.wd), name or None)
-    return reply
-
-
-def _record(packet: bytes) -> Record:
-    wd, mask, cookie, size = records.HEADER.unpack_from(packet)
-    name = packet[records.HEADER.size : records.HEADER.size + size]
-    return Record(wd, mask, cookie, name if records.carries_origin(wd, mask) else name.partition(b"\0")[0])
-
-
-def deadline_in(seconds: float | None) -> float | None:
-    """When *seconds* will have passed, on the monotonic clock; None (never) for None and for negative ones."""
-    return None if seconds is None or seconds < 0 else time.monotonic() + seconds
-
-
-def earlier(one: float | None, other: float | None) -> float | None:
-    """Return the earlier of two deadlines; None is never."""
-    return min((deadline for deadline in (one, other) if deadline is not None), default=None)
-
-
-def seconds_left(deadline: float | None) -> float | None:
-    """How long it is until *deadline*: 0 or more, at most ``LONGEST_WAIT``; None when there is none."""
-    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT)
-
-
-def _wait(descriptor: int, deadline: float | None, what: int = select.POLLIN) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, what)
-    left = seconds_left(deadline)
-    return bool(poll.poll(None if left is None else left * 1000))

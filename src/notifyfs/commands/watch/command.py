@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from notifyfs.commands.watch import filtering
+from notifyfs.commands.watch import background, filtering
 from notifyfs.commands.watch.inotifywait import Translator
 from notifyfs.commands.watch.losses import Losses
-from notifyfs.commands.watch.session import FAILED, SEEN, Output, Session
+from notifyfs.commands.watch.session import FAILED, Output, Session
 from notifyfs.commands.watch.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
 from notifyfs.commands.watch.wishes import Complaint, Wishes
 from notifyfs.protocol.flags import DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
@@ -125,6 +125,7 @@ def run(wishes: Wishes) -> int:
     if not paths:
         raise Complaint("No files specified to watch!")
     output = _open_output(wishes)
+    parent = background.begin() if wishes.daemon else None
     voice = _Voice(to_syslog=wishes.syslog or wishes.daemon)
     say = voice.say if not wishes.quiet else lambda _: None
 
@@ -137,8 +138,8 @@ def run(wishes: Wishes) -> int:
         if wishes.daemon and not wishes.syslog:
             stderr.say(str(error))
         return FAILED
-    if wishes.daemon:
-        _go_to_background(output)
+    if parent is not None:
+        background.go_on(parent, output.descriptor)
     say("Watches established.")
     losses = Losses(voice.say)
     session = Session(
@@ -209,17 +210,6 @@ def _establish(watcher: Watcher, paths: list[bytes], excluded: list[bytes], wish
         watcher.add(target)
     if failure is not None:
         raise failure
-
-
-def _go_to_background(output: Output) -> None:
-    """As daemon(3); the watches go along."""
-    if os.fork():
-        os._exit(SEEN)
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null if number != 1 else output.descriptor, number)
 
 
 def _end_by_signals() -> None:

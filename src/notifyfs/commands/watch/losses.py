@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from notifyfs.client.blocking import deadline_in
+from notifyfs.client.waiting import deadline_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

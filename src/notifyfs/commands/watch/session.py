@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from notifyfs.client.batches import Batch
-from notifyfs.client.blocking import deadline_in, earlier, seconds_left
+from notifyfs.client.waiting import deadline_in, earlier, seconds_left
 from notifyfs.commands.watch.lines import joined
 from notifyfs.protocol.flags import Q_OVERFLOW
 
