@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from notifyfs.fuse.readloop import TURN, Device, ReadLoop
+from notifyfs.fuse.readloop import TURN, Readiness, ReadLoop
 from notifyfs.protocol import flags
 from tests.support.wireclient import Wire, readable
 
@@ -51,7 +51,7 @@ def busy(tree: Path) -> Iterator[Path]:
 def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> None:
     out, into = device
     os.write(into, b"requests")
-    loop = ReadLoop(Device(out), lambda: False)
+    loop = ReadLoop(Readiness(out), lambda: False)
     rounds = 0
 
     async def others() -> None:
@@ -78,7 +78,7 @@ def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> Non
 
 def test_a_daemon_that_nobody_asks_sleeps(device: tuple[int, int]) -> None:
     out, into = device
-    loop = ReadLoop(Device(out), lambda: False)
+    loop = ReadLoop(Readiness(out), lambda: False)
 
     async def requests() -> float:
         for _ in range(1000):  # so many that it looks for the next one

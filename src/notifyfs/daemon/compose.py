@@ -23,7 +23,7 @@ from notifyfs.fuse.handlers import TIMEOUTS, Handlers, Passthrough
 from notifyfs.fuse.liveness import Liveness
 from notifyfs.fuse.notify import Notify
 from notifyfs.fuse.pages import Pages
-from notifyfs.fuse.readloop import Device
+from notifyfs.fuse.readloop import Readiness
 from notifyfs.fuse.visibility import Visibility
 from notifyfs.mounts import mountinfo
 from notifyfs.observe.statistics import Statistics
@@ -132,10 +132,10 @@ class KernelSide:
     ) -> None:
         root = os.geteuid() == 0
         self.source = source
-        self.device = Device(fuse)
+        self.readiness = Readiness(fuse)
         self.facts = attrs.asdict(probed)
         self.notify = Notify(fuse, waits=probed.waits_for_lock, expires=probed.expire_only)
-        self.visibility = Visibility(self.notify.ask, self.notify.relieve, self.device.busy)
+        self.visibility = Visibility(self.notify.ask, self.notify.relieve, self.readiness.busy)
         self.source_answers = Liveness(source.fd(source.inodes.root)).wait if hangs else None
         self.changes = Changes()
         self.watches = Watches(

@@ -63,7 +63,7 @@ class Daemon:
         self._guard = guard
         self._removed = removed
         self._heard = 0
-        self.loop = ReadLoop(kernel.device, self._idle)
+        self.loop = ReadLoop(kernel.readiness, self._idle)
 
     def _idle(self) -> bool:
         """All requests that were there are answered: ask the kernel about them; whether there are events to send."""

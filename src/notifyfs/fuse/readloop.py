@@ -112,8 +112,8 @@ class Workers:
             self._lock.pass_on()
 
 
-class Device:
-    """The FUSE device, whether it has a request; *fuse* is its descriptor."""
+class Readiness:
+    """Whether the FUSE device *fuse*, a descriptor, has a request."""
 
     def __init__(self, fuse: int) -> None:
         poll = select.poll()
@@ -137,11 +137,11 @@ class ReadLoop:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self, device: Device, idle: Callable[[], bool]) -> None:
+    def __init__(self, readiness: Readiness, idle: Callable[[], bool]) -> None:
         self._idle = idle
         self.lowlevel = self
         self._lock = Lock()
-        self._poll = device.poll
+        self._poll = readiness.poll
         self._end = 0.0
         self._most = _MOST if several_processors() else 0.0
         self._look = 0.0
