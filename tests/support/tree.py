@@ -315,9 +315,9 @@ class Tree:
         return [(str(item.record), item.origin) for item in self.instance.queue.take(1 << 62)]
 
 
-def planted(limit: int = 16384, *, start: int = 1, **limits: int) -> Tree:
+def planted(limit: int = 16384, *, start: int = 1, max_user_watches: int = 1048576) -> Tree:
     """A root, a directory s with a file f in it, and a file f: unwatched."""
-    tree = Tree(limit, start=start, **limits)
+    tree = Tree(limit, start=start, max_user_watches=max_user_watches)
     tree.play("mkdir s, make s/f, make f")
     return tree
 

@@ -43,9 +43,26 @@ class Item(NamedTuple):
     gates: tuple[Gate, ...] = ()
 
     @property
+    def hidden(self) -> bool:
+        """Whether a gate is shut."""
+        return bool(self.gates) and any(gate.shut for gate in self.gates)
+
+    @property
     def size(self) -> int:
         """Bytes on the wire, the origin included."""
         return HEADER.size + field_size(self.record.name) + (_ORIGIN_SIZE if self.origin else 0)
+
+
+class _Kept:
+    """What came after a gate, and before the next."""
+
+    __slots__ = ("items", "lost")
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Item, int]] = []
+        """Oldest first, and how many times in a row each came."""
+        self.lost = False
+        """Whether one of them is an overflow; what is let go at once has one at most."""
 
 
 class Queue:
@@ -56,8 +73,9 @@ class Queue:
     answer matters (a possible repeat of the last one taken; a full queue).
 
     An event leaves when its own gates are open and those before it have left. Whether there
-    is an event at all may hang on a gate as well (``hold``): what comes after it is kept as it
-    came, and merges or overflows when that is decided, as if it came then.
+    is an event at all may hang on a gate as well (``hold``): what comes after it is kept, up to
+    *limit* events besides their repeats, and merges or overflows when that is decided, as if it
+    came then.
     """
 
     def __init__(self, limit: int, unread: Callable[[], int]) -> None:
@@ -73,57 +91,64 @@ class Queue:
         self.left = 0
         """Events that were taken."""
         self._items: deque[Item] = deque()
-        self._held: deque[Item | Gate] = deque()  # begins with a gate, or is empty
+        self._held: dict[Gate, _Kept] = {}
+        self._kept = 0  # how many events there are in these, besides repeats and overflows
         self._unread = unread
         self._taken = 0  # taken and, when last asked, unread
         self._last: Item | None = None  # the last one taken
+        self._unsure = False  # whether the oldest event counts, or is a repeat of the last one taken
         self._overflow_queued = False
         self._overflow_age = 0  # items taken since OVERFLOW was, itself included; 0: it was read
 
     def __len__(self) -> int:
-        return len(self._items) + sum(isinstance(each, Item) for each in self._held)
+        return len(self._items) + self._kept
 
     @property
     def gate(self) -> Gate | None:
         """What the oldest event, or the question whether there is one, waits for."""
         if self._items:
             return next((gate for gate in self._items[0].gates if gate.shut), None)
-        return next(iter(self.doubts), None)
+        return next(iter(self._held), None)
 
     @property
     def doubts(self) -> list[Gate]:
         """The gates that hold back what came after them, oldest first."""
-        return [each for each in self._held if not isinstance(each, Item)]
+        return list(self._held)
 
     def append(self, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
-        if not self._held:
-            self._enter(Item(record, origin, gates))
-        elif len(self._items) + len(self._held) + self._taken < self.limit:
-            self._held.append(Item(record, origin, gates))
+        item = Item(record, origin, gates)
+        if self._held:
+            self._keep(item)
         else:
-            self.overflow()
+            self._enter(item)
 
     def hold(self, gate: Gate) -> None:
         """Keep back what comes from now on until ``release``."""
-        self._held.append(gate)
+        self._held[gate] = _Kept()
 
     def insert(self, gate: Gate, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Put an event where *gate* holds: after what came before it, before what has come since."""
-        if self._held[0] is gate:
-            self._enter(Item(record, origin, gates))
+        item, before = Item(record, origin, gates), self._before(gate)
+        if before is None:
+            self._enter(item)
         else:
-            self._held.insert(self._held.index(gate), Item(record, origin, gates))
+            before.items.append((item, 1))
+            self._kept += 1
 
     def release(self, gate: Gate) -> None:
         """Let go of what was kept back by *gate* alone."""
-        held = self._held
-        held.remove(gate)
-        while held and isinstance(item := held[0], Item):
-            held.popleft()
+        before, kept = self._before(gate), self._held.pop(gate)
+        if before is not None:
+            before.items += kept.items
+            before.lost |= kept.lost
+            return
+        for item, times in kept.items:
             if item.record is OVERFLOW:
                 self._say_overflow()
-            else:
+                continue
+            self._kept -= 1
+            for _ in range(times):
                 self._enter(item)
 
     def overflow(self) -> None:
@@ -131,8 +156,11 @@ class Queue:
         self.dropped += 1
         if not self._held:
             self._say_overflow()
-        elif not (isinstance(last := self._held[-1], Item) and last.record is OVERFLOW):
-            self._held.append(Item(OVERFLOW))
+            return
+        kept = next(reversed(self._held.values()))
+        if not kept.lost:
+            kept.lost = True
+            kept.items.append((Item(OVERFLOW), 1))
 
     def take(self, most: int, events: int = sys.maxsize) -> list[Item]:
         """Remove and return the oldest items that may leave.
@@ -144,8 +172,10 @@ class Queue:
         size, left = 0, most
         while items and len(taken) < events:
             item = items[0]
-            if item.gates and any(gate.shut for gate in item.gates):
+            if item.hidden:
                 break
+            if self._unsure and self._was_told(item):
+                continue
             left -= item.size
             if left < 0 and taken:
                 break
@@ -166,6 +196,26 @@ class Queue:
         """What was taken last can no longer be the tail: something else was sent after it."""
         self._last = None
 
+    def _before(self, gate: Gate) -> _Kept | None:
+        """What is kept between the gate before *gate* and this; None where *gate* is the first."""
+        before = None
+        for each, kept in self._held.items():
+            if each is gate:
+                break
+            before = kept
+        return before
+
+    def _keep(self, item: Item) -> None:
+        kept = next(reversed(self._held.values())).items
+        if kept and _repeats(kept[-1][0], item):
+            last, times = kept[-1]
+            kept[-1] = _joined(last, item), times + 1
+        elif self._kept < self.limit:  # more than that overflows in any case, when it is let go
+            kept.append((item, 1))
+            self._kept += 1
+        else:
+            self.overflow()
+
     def _enter(self, item: Item) -> None:
         items = self._items
         if len(items) + self._taken >= self.limit:
@@ -185,10 +235,25 @@ class Queue:
             return
         if not (_repeats(last, item) and (items or self._ask())):
             self._push(item)
-            return
-        self.coalesced += 1
-        if items and item.gates and item.gates != last.gates:  # who reads it must find both changes
-            items[-1] = last._replace(gates=(*(gate for gate in last.gates if gate.shut), *item.gates))
+        elif items:
+            self.coalesced += 1
+            items[-1] = _joined(last, item)
+        elif item.hidden:
+            # The one before may be read, and looked after, before this can be seen.
+            self._items.append(item)
+            self._unsure = True
+        else:
+            self.coalesced += 1
+
+    def _was_told(self, item: Item) -> bool:
+        """Whether *item*, the oldest, which can be seen now, was told by the last one taken; else it counts."""
+        self._unsure = False
+        if self._last is not None and self._ask():
+            self._items.popleft()
+            self.coalesced += 1
+            return True
+        self._count(item)
+        return False
 
     def _say_overflow(self) -> None:
         if self._overflow_age and self._overflow_age > self._ask():
@@ -199,6 +264,9 @@ class Queue:
 
     def _push(self, item: Item) -> None:
         self._items.append(item)
+        self._count(item)
+
+    def _count(self, item: Item) -> None:
         self.entered += 1
         self.kinds[item.record.mask] += 1
         self.bytes += item.size
@@ -207,6 +275,13 @@ class Queue:
     def _ask(self) -> int:
         self._taken = self._unread()
         return self._taken
+
+
+def _joined(last: Item, item: Item) -> Item:
+    """*last*, which tells of *item* as well: who reads it must find both changes."""
+    if not item.gates or item.gates == last.gates:
+        return last
+    return last._replace(gates=tuple(gate for gate in dict.fromkeys(last.gates + item.gates) if gate.shut))
 
 
 def _repeats(last: Item, new: Item) -> bool:
