@@ -18,9 +18,12 @@ import pytest
 from notifyfs.fuse import device, probe
 from notifyfs.fuse.probe import Kernel
 from notifyfs.mounts import throwaway
+from tests.support.wireclient import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.conftest import Mount
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -39,6 +42,14 @@ def test_what_the_sources_say_is_what_this_kernel_does() -> None:
     if not (6, 2) <= version() <= (6, 18):
         pytest.skip("a kernel of which docs/architecture.md says nothing sure")
     assert probe.examine() == Kernel(waits_for_lock=True, expire_only=True, release_in_order=True)
+
+
+def test_hello_says_what_was_found(mount: Mount) -> None:
+    """A daemon of root's raises the limit of its own connection as well."""
+    if os.geteuid():
+        pytest.skip("tests/posix/test_daemons.py has users")
+    with Wire(mount) as wire:
+        assert wire.hello()["kernel"] == attrs.asdict(probe.examine())
 
 
 def test_it_takes_a_moment_and_leaves_nothing() -> None:

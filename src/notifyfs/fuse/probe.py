@@ -60,13 +60,19 @@ class Kernel:
 
 def examine() -> Kernel:
     """Try it: for some milliseconds. Where it cannot be tried nothing is relied on, and the log says so."""
+    try:
+        return attempt()
+    except (OSError, MountError) as error:
+        log.warning("what this kernel does could not be tried, so nothing is relied on: %s", error)
+        return Kernel()
+
+
+def attempt() -> Kernel:
+    """Try it. OSError or MountError: that cannot be done."""
     trial = _Trial()
     try:
         with throwaway() as made:
             return trial.run(made)
-    except (OSError, MountError) as error:
-        log.warning("what this kernel does could not be tried, so nothing is relied on: %s", error)
-        return Kernel()
     finally:
         trial.clean()
 
