@@ -43,7 +43,7 @@ class Daemon:
 
     def take(self, most: int = 1 << 30) -> None:
         """Let the session send *most* bytes."""
-        while most > 0 and (piece := self.session.outgoing) is not None:
+        while most > 0 and (piece := self.session.to_send()) is not None:
             data = piece.data[: min(self.room, most)]
             if piece.descriptor is not None:
                 self.descriptors.append((self.bytes, piece.descriptor))
@@ -171,7 +171,7 @@ def test_what_the_daemon_would_refuse_anyway_is_not_even_sent() -> None:
         assert session.remove(wd).errno == errno.EINVAL
     with pytest.raises(ValueError, match="null byte"):
         session.add(flags.CREATE, b"a\0b")
-    assert session.outgoing is None
+    assert not session.sending
 
 
 # Answers and events
@@ -312,6 +312,56 @@ def test_no_half_of_a_filter_is_left_to_the_next_watch(most: int) -> None:
     assert second.reply.wd == second.number
 
 
+@given(st.integers(0, 40), st.booleans())
+def test_what_is_being_sent_is_not_withdrawn_meanwhile(count: int, has_rules: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """An asynchronous shell may be told to give up while its bytes are on their way."""
+    session, daemon = greeted()
+    call = session.add(flags.CREATE, descriptor=5, rules=RULES if has_rules else ())
+    later = session.pending()
+    piece = session.to_send()
+    assert piece is not None
+    count = min(count, len(piece.data))
+    session.give_up(call)
+    session.sent(count)
+    daemon.parser.feed(piece.data[:count])
+    daemon.take()
+    assert daemon.asked[-1] == Record(requests.PENDING, 0, later.number)
+    assert daemon.descriptors == [], "it may have been closed"
+    if not count:
+        assert len(daemon.asked) == 1
+    elif has_rules:
+        assert daemon.asked[-2].mask & (flags.MASK_ADD | flags.MASK_CREATE) == flags.MASK_ADD | flags.MASK_CREATE
+    while daemon.asked:
+        session.receive(daemon.reply())
+    assert later.over
+    assert session.flaw is None
+
+
+def test_what_cannot_be_sent_fails_alone() -> None:
+    session, daemon = greeted()
+    call = session.add(flags.CREATE, descriptor=99, rules=RULES)
+    later = session.pending()
+    daemon.take(3 * 32)
+    assert session.to_send() is not None
+    session.unsendable(errno.EBADF)
+    assert (call.over, call.errno, later.over) == (True, errno.EBADF, False)
+    daemon.take()
+    assert [record.wd for record in daemon.asked] == [-4, -4, -4, 0, -3]
+    while daemon.asked:
+        session.receive(daemon.reply())
+    assert later.over
+    assert (call.errno, session.flaw) == (errno.EBADF, None)
+
+
+def test_the_end_may_come_while_something_is_being_sent() -> None:
+    session, _ = greeted()
+    call = session.pending()
+    assert session.to_send() is not None
+    session.receive(b"")
+    session.sent(16)
+    assert (call.over, call.errno, session.sending) == (True, errno.ECONNRESET, False)
+
+
 # The end
 
 
@@ -323,7 +373,7 @@ def test_the_end_ends_every_call_and_keeps_the_events(told: list[Record], unansw
     session.receive(b"".join(map(bytes, told)) + bytes(Record(1, flags.CREATE, 0, b"cut off"))[: cut % 32])
     session.receive(b"")
     assert {(call.over, call.errno) for call in calls} == {(True, errno.ECONNRESET)}
-    assert session.outgoing is None
+    assert not session.sending
     assert session.take_events() == told
     assert (session.hung_up, session.ended, session.flaw) == (True, True, None)
     later = session.pending()
@@ -333,7 +383,7 @@ def test_the_end_ends_every_call_and_keeps_the_events(told: list[Record], unansw
 def test_who_does_not_listen_any_more_may_have_said_why() -> None:
     session = Session()
     session.broken_pipe()
-    assert session.outgoing is None
+    assert not session.sending
     session.receive(bytes(Record(-errno.EMFILE, flags.X_REPLY, 1)))
     session.receive(b"")
     assert (session.greeting.over, session.greeting.errno) == (True, errno.EMFILE)

@@ -566,6 +566,15 @@ def test_an_origin_record_says_who_did_it(mount: Mount, event_fd: bool) -> None:
         assert (who.pid, who.uid, who.gid, who.comm) == (maker.pid, 0, 0, b"mkdir")
 
 
+@pytest.mark.parametrize("event_fd", [False, True])
+def test_a_descriptor_that_is_none_is_ebadf_and_no_harm(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    with Connection(mount.socket, event_fd=event_fd, timeout=10) as connection:
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            connection.add_watch_fd(flags.CREATE, 1 << 20)
+        assert caught.value.errno == errno.EBADF
+        assert connection.add_watch(flags.CREATE) == 1
+
+
 def test_find_socket_knows_paths_and_descriptors(mount: Mount, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(mount.root)
     (mount.root / "l").symlink_to("nowhere")

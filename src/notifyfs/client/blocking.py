@@ -254,7 +254,7 @@ class Connection:
         """Send *call*, and wait until it is over."""
         try:
             self._send()
-            if self._session.outgoing:
+            if self._session.sending:
                 self._for_answers.changed()  # who polls has to wait for room as well
             while not call.over:
                 if not self._wait(self._for_answers, deadline) and not call.over:
@@ -268,7 +268,7 @@ class Connection:
     def _wait(self, waiting: Waiting, deadline: float | None) -> bool:
         """Wait for the stream or for events; False when *deadline* has passed."""
         # The daemon takes no further request before its replies have room.
-        writing = waiting is self._for_answers and self._session.outgoing
+        writing = waiting is self._for_answers and self._session.sending
         woken = waiting.wait(deadline, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
         self._check_open()
         return woken
@@ -284,15 +284,18 @@ class Connection:
 
     def _send(self) -> None:
         """Send as much as there is room for."""
-        while (piece := self._session.outgoing) is not None:
+        while (piece := self._session.to_send()) is not None:
             rights = array.array("i", [] if piece.descriptor is None else [piece.descriptor])
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
             try:
                 self._session.sent(self._socket.sendmsg([piece.data], ancillary, socket.MSG_NOSIGNAL))
             except BlockingIOError:
+                self._session.sent(0)
                 break
             except (BrokenPipeError, ConnectionResetError):
                 self._session.broken_pipe()
+            except OSError as error:
+                self._session.unsendable(error.errno or errno.EIO)
 
     def _receive(self) -> None:
         """Take in what the stream holds."""

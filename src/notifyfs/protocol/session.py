@@ -1,8 +1,8 @@
 """A client's end of one connection, without the socket: bytes in, replies and events out.
 
-Whoever has the socket is a shell on this, be it blocking or asynchronous. It sends what is ``outgoing`` and says how
-much was ``sent``, gives what it has received to ``receive``, and looks whether its call is ``over``. Nothing here
-waits; threads need a lock around it.
+Whoever has the socket is a shell on this, be it blocking or asynchronous. It asks what is ``to_send`` and says how much
+was ``sent``, gives what it has received to ``receive``, and looks whether its call is ``over``. Nothing here waits;
+threads need a lock around it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Call:
         """The cookie of the request itself."""
         self.begun = False
         """Whether any byte of it has left."""
+        self.given_up = False
+        """Whether nobody waits for it any more."""
         self.over = False
         """Whether there is a ``reply``, or will never be one."""
         self.reply: Record | None = None
@@ -93,6 +95,7 @@ class Session:
         self._parser = Parser()
         self._number = 0
         self._leaving: deque[Outgoing] = deque()
+        self._flying: Outgoing | None = None  # the first of these, between to_send and sent
         self._asked: deque[tuple[int, Call, int | None]] = deque()
         self.greeting = self._ask(requests.HELLO, requests.EVENT_FD if event_fd else 0, requests.GREETING)
 
@@ -136,17 +139,18 @@ class Session:
         If nothing of it has left, nothing will. If half of its filter has, the add that follows is one that fails:
         or the rules would go to the next watch.
         """
+        call.given_up = True
         if call.over:
             return
-        if not call.begun:
+        flying = self._flying
+        if not call.begun and (flying is None or flying.call is not call):
             self._leaving = deque(piece for piece in self._leaving if piece.call is not call)
             self._asked = deque(asked for asked in self._asked if asked[1] is not call)
             return
         for place, piece in enumerate(self._leaving):
-            if piece.call is call and not piece.rest:
-                self._leaving[place] = piece._replace(
-                    data=bytes(Record(requests.ADD, _REFUSED_ADD, call.number)), descriptor=None
-                )
+            if piece.call is call and piece is not flying and not piece.rest:
+                refused = bytes(Record(requests.ADD, _REFUSED_ADD, call.number))
+                self._leaving[place] = Outgoing(refused, None, call)
 
     def _ask(
         self,
@@ -175,20 +179,39 @@ class Session:
     # Bytes that leave
 
     @property
-    def outgoing(self) -> Outgoing | None:
-        """What has to leave next, None if all has."""
-        return self._leaving[0] if self._leaving else None
+    def sending(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._leaving)
+
+    def to_send(self) -> Outgoing | None:
+        """What has to leave next, None if all has. Until ``sent`` was called it stays as it is."""
+        self._flying = self._leaving[0] if self._leaving else None
+        return self._flying
 
     def sent(self, count: int) -> None:
-        """Note that so many bytes of ``outgoing`` have left, and its descriptor with them."""
-        piece = self._leaving.popleft()
-        piece.call.begun = True
-        if count < len(piece.data):
-            self._leaving.appendleft(Outgoing(piece.data[count:], None, piece.call, rest=True))
+        """Note that so many bytes of it have left, and, if not 0, its descriptor with them."""
+        piece, self._flying = self._flying, None
+        if piece is None:  # the end came first
+            return
+        if count:
+            piece.call.begun = True
+            self._leaving.popleft()
+            if count < len(piece.data):
+                self._leaving.appendleft(Outgoing(piece.data[count:], None, piece.call, rest=True))
+        elif piece.call.given_up:
+            self.give_up(piece.call)
+
+    def unsendable(self, number: int) -> None:
+        """Fail its call with this errno instead: its descriptor is none (EBADF), or one too many (ETOOMANYREFS)."""
+        piece, self._flying = self._flying, None
+        if piece is not None:
+            self.give_up(piece.call)
+            piece.call.fail(number)
 
     def broken_pipe(self) -> None:
         """Send no more: nobody listens (EPIPE). The end of the stream will say so, or a last reply why (EMFILE)."""
         self._leaving.clear()
+        self._flying = None
 
     # Bytes that come
 
@@ -249,7 +272,7 @@ class Session:
     def _hang_up(self, number: int) -> None:
         self.hung_up = True
         self.ended = self.ended or not self._event_fd
-        self._leaving.clear()
+        self.broken_pipe()
         for call in [self.greeting, *(call for _, call, _ in self._asked)]:
             call.fail(number)
         self._asked.clear()
