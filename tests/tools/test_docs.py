@@ -34,9 +34,13 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWERING = (
-    "server.py",
-    "resolve.py",
-    "backing.py",
+    "subscribers/connection.py",
+    "subscribers/requests.py",
+    "subscribers/descriptors.py",
+    "subscribers/resolve.py",
+    "subscribers/rights.py",
+    "passthrough/source.py",
+    "core/accounts.py",
     "core/inodes.py",
     "core/gitignore.py",
     "core/filters.py",
