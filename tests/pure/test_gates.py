@@ -118,12 +118,15 @@ def test_what_was_sent_and_is_not_read_when_the_repeat_can_be_seen_stays_one_eve
     one.queue.append(modify(), gates=(gate,))
     one.queue.append(modify(b"g"))
     assert len(one.queue) == 2
+    end = one.queue.end
     one.send()
     assert len(one.unread) == 1
+    assert one.queue.left < end, "a barrier waits for it"
     gate.open()
     assert one.drain() == [modify(), modify(b"g")]
     assert (one.queue.coalesced, one.queue.entered, one.queue.bytes) == (2, 2, 0)
     assert dict(one.queue.kinds) == {flags.MODIFY: 2}
+    assert one.queue.left == one.queue.end == end
 
 
 def test_after_a_reply_a_repeat_that_waited_is_an_event_of_its_own(one: Subscriber) -> None:

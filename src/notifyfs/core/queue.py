@@ -89,7 +89,7 @@ class Queue:
         self.entered = 0
         """Events that were queued, as ``kinds`` has them."""
         self.left = 0
-        """Events that were taken."""
+        """Events that were taken, or found to repeat what was."""
         self._items: deque[Item] = deque()
         self._held: dict[Gate, _Kept] = {}
         self._kept = 0  # how many events there are in these, besides repeats and overflows
@@ -102,6 +102,11 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._items) + self._kept
+
+    @property
+    def end(self) -> int:
+        """What ``left`` is once all that is queued now has left, besides what a doubt keeps back."""
+        return self.left + len(self._items)
 
     @property
     def gate(self) -> Gate | None:
@@ -227,29 +232,28 @@ class Queue:
                 self._say_overflow()
                 return
         if items:
-            last = items[-1]
-        elif self._taken and self._last is not None and self._last.record.wd == item.record.wd:
-            last = self._last
-        else:
-            self._push(item)
-            return
-        if not (_repeats(last, item) and (items or self._ask())):
-            self._push(item)
-        elif items:
-            self.coalesced += 1
-            items[-1] = _joined(last, item)
-        elif item.hidden:
-            # The one before may be read, and looked after, before this can be seen.
-            self._items.append(item)
-            self._unsure = True
-        else:
-            self.coalesced += 1
+            if _repeats(items[-1], item):
+                self.coalesced += 1
+                items[-1] = _joined(items[-1], item)
+                return
+        elif self._taken and self._last is not None and _repeats(self._last, item):
+            # Until this can be seen, the one before may be read, and what it tells of looked at in vain. A gate
+            # is opened by another thread: look at it before the client's end.
+            if item.hidden:
+                items.append(item)
+                self._unsure = True
+                return
+            if self._ask():
+                self.coalesced += 1
+                return
+        self._push(item)
 
     def _was_told(self, item: Item) -> bool:
         """Whether *item*, the oldest, which can be seen now, was told by the last one taken; else it counts."""
         self._unsure = False
         if self._last is not None and self._ask():
             self._items.popleft()
+            self.left += 1
             self.coalesced += 1
             return True
         self._count(item)
