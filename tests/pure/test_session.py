@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from notifyfs.protocol import flags, requests
 from notifyfs.protocol.records import HEADER, Parser, Record
-from notifyfs.protocol.session import Call, Session
+from notifyfs.protocol.session import Session
+from tests.support.daemon import HELLO, Daemon, greeted
 
-HELLO = {"version": 1, "mountpoint": "/m", "source": "/s", "max_queued_events": 16384}
 events = st.builds(
     Record,
     wd=st.integers(1, 9),
@@ -22,49 +22,6 @@ events = st.builds(
     cookie=st.integers(0, 3),
     name=st.binary(max_size=40).map(lambda name: name.replace(b"\0", b".")),
 )
-
-
-class Daemon:
-    """The other end of a session, as docs/protocol.md has it, for as long as it behaves.
-
-    Args:
-        session: that is served.
-        room: how many bytes it takes at a time.
-
-    """
-
-    def __init__(self, session: Session, room: int = 1 << 20) -> None:
-        self.session = session
-        self.room = room
-        self.parser = Parser()
-        self.asked: list[Record] = []
-        self.descriptors: list[tuple[int, int]] = []
-        self.bytes = 0
-
-    def take(self, most: int = 1 << 30) -> None:
-        """Let the session send *most* bytes."""
-        while most > 0 and (piece := self.session.to_send()) is not None:
-            data = piece.data[: min(self.room, most)]
-            if piece.descriptor is not None:
-                self.descriptors.append((self.bytes, piece.descriptor))
-            self.session.sent(len(data))
-            self.bytes += len(data)
-            most -= len(data)
-            self.parser.feed(data)
-            self.asked += self.parser
-
-    def reply(self, result: int = 0, name: bytes = b"") -> bytes:
-        """Answer the oldest request."""
-        return bytes(Record(result, flags.X_REPLY, self.asked.pop(0).cookie, name))
-
-
-def greeted(*, event_fd: bool = False, room: int = 1 << 20) -> tuple[Session, Daemon]:
-    session = Session(event_fd=event_fd)
-    daemon = Daemon(session, room)
-    daemon.take()
-    session.receive(daemon.reply(0, json.dumps(HELLO).encode()), [7] if event_fd else [])
-    assert session.greeting.over
-    return session, daemon
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -197,27 +154,6 @@ def test_each_call_gets_its_reply_and_events_keep_their_order(data: st.DataObjec
     assert session.take_events() == []
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=8), st.lists(st.booleans(), min_size=8, max_size=8))
-def test_replies_to_requests_that_were_given_up_on_are_dropped(given_up: list[bool], sent: list[bool]) -> None:
-    session, daemon = greeted()
-    calls = []
-    for _, leaves in zip(given_up, sent, strict=False):
-        calls.append(session.pending())
-        if leaves:
-            daemon.take()
-    for call, gone in zip(calls, given_up, strict=True):
-        if gone:
-            session.give_up(call)
-    daemon.take()
-    withdrawn = [call for call, gone in zip(calls, given_up, strict=True) if gone and not call.begun]
-    assert [record.cookie for record in daemon.asked] == [call.number for call in calls if call not in withdrawn]
-    while daemon.asked:
-        session.receive(daemon.reply(daemon.asked[0].cookie))
-    for call, gone in zip(calls, given_up, strict=True):
-        assert gone or (call.reply is not None and call.reply.wd == call.number)
-    assert session.flaw is None
-
-
 def test_numbers_begin_again_after_the_last() -> None:
     session, daemon = greeted()
     session._number = 0xFFFFFFFE  # noqa: SLF001 - four thousand million requests take too long
@@ -243,123 +179,6 @@ def test_packets_are_events(told: list[Record]) -> None:
     assert (session.hung_up, session.ended) == (True, False), "the packets that were sent can still be read"
     session.receive_packet(b"")
     assert session.ended
-
-
-# Filters
-
-RULES = [(requests.FILTER_EXCLUDE, b"a"), (requests.FILTER_EXCLUDE, b"["), (requests.FILTER_EXCLUDE, b"c")]
-
-
-def add(session: Session) -> Call:
-    return session.add(flags.CREATE, b"d", rules=RULES)
-
-
-def test_a_refused_rule_is_named_and_the_call_is_over_with_the_last_reply() -> None:
-    session, daemon = greeted()
-    call = add(session)
-    daemon.take()
-    for result in (0, -errno.EINVAL, -errno.E2BIG):
-        session.receive(daemon.reply(result))
-        assert not call.over
-    session.receive(daemon.reply(-errno.EINVAL))
-    assert (call.over, call.refused, call.errno) == (True, 1, errno.EINVAL)
-
-
-def test_a_refused_add_is_no_rule_s_fault() -> None:
-    session, daemon = greeted()
-    call = add(session)
-    daemon.take()
-    for result in (0, 0, 0, -errno.ENOENT):
-        session.receive(daemon.reply(result))
-    assert (call.over, call.refused, call.errno) == (True, None, errno.ENOENT)
-
-
-def test_a_filter_that_the_end_cuts_short_fails_with_the_end_or_the_refusal() -> None:
-    for results, expected in (([0], (None, errno.ECONNRESET)), ([0, -errno.EINVAL], (1, errno.EINVAL))):
-        session, daemon = greeted()
-        call = add(session)
-        daemon.take()
-        for result in results:
-            session.receive(daemon.reply(result))
-        session.receive(b"")
-        assert call.over
-        assert (call.refused, call.errno) == expected
-
-
-@given(st.integers(0, 200))
-def test_no_half_of_a_filter_is_left_to_the_next_watch(most: int) -> None:
-    """A call is given up after any number of bytes: what the daemon hears are whole records that leave no draft."""
-    session, daemon = greeted(room=7)
-    first = session.add(flags.CREATE, descriptor=5, rules=RULES)
-    daemon.take(most)
-    session.give_up(first)
-    second = session.add(flags.OPEN, b"e", rules=[(requests.FILTER_INCLUDE, b"b")])
-    daemon.take()
-    heard = [(record.wd, record.mask & ~flags.X_FILTER, record.name) for record in daemon.asked]
-    following = [(-4, requests.FILTER_INCLUDE, b"b"), (0, flags.OPEN, b"e")]
-    rules = [(-4, kind, value) for kind, value in RULES]
-    refused = (0, flags.CREATE | flags.MASK_ADD | flags.MASK_CREATE, b"")
-    if not most:
-        assert (heard, daemon.descriptors) == (following, [])
-    elif most <= 3 * 32:
-        assert (heard, daemon.descriptors) == ([*rules, refused, *following], [])
-    else:
-        place = daemon.bytes - (32 + 32) - HEADER.size
-        assert (heard, daemon.descriptors) == ([*rules, (0, flags.CREATE, b""), *following], [(place, 5)])
-    while daemon.asked:
-        session.receive(daemon.reply(daemon.asked[0].cookie))
-    assert second.reply is not None
-    assert second.reply.wd == second.number
-
-
-@given(st.integers(0, 40), st.booleans())
-def test_what_is_being_sent_is_not_withdrawn_meanwhile(count: int, has_rules: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """An asynchronous shell may be told to give up while its bytes are on their way."""
-    session, daemon = greeted()
-    call = session.add(flags.CREATE, descriptor=5, rules=RULES if has_rules else ())
-    later = session.pending()
-    piece = session.to_send()
-    assert piece is not None
-    count = min(count, len(piece.data))
-    session.give_up(call)
-    session.sent(count)
-    daemon.parser.feed(piece.data[:count])
-    daemon.take()
-    assert daemon.asked[-1] == Record(requests.PENDING, 0, later.number)
-    assert daemon.descriptors == [], "it may have been closed"
-    if not count:
-        assert len(daemon.asked) == 1
-    elif has_rules:
-        assert daemon.asked[-2].mask & (flags.MASK_ADD | flags.MASK_CREATE) == flags.MASK_ADD | flags.MASK_CREATE
-    while daemon.asked:
-        session.receive(daemon.reply())
-    assert later.over
-    assert session.flaw is None
-
-
-def test_what_cannot_be_sent_fails_alone() -> None:
-    session, daemon = greeted()
-    call = session.add(flags.CREATE, descriptor=99, rules=RULES)
-    later = session.pending()
-    daemon.take(3 * 32)
-    assert session.to_send() is not None
-    session.unsendable(errno.EBADF)
-    assert (call.over, call.errno, later.over) == (True, errno.EBADF, False)
-    daemon.take()
-    assert [record.wd for record in daemon.asked] == [-4, -4, -4, 0, -3]
-    while daemon.asked:
-        session.receive(daemon.reply())
-    assert later.over
-    assert (call.errno, session.flaw) == (errno.EBADF, None)
-
-
-def test_the_end_may_come_while_something_is_being_sent() -> None:
-    session, _ = greeted()
-    call = session.pending()
-    assert session.to_send() is not None
-    session.receive(b"")
-    session.sent(16)
-    assert (call.over, call.errno, session.sending) == (True, errno.ECONNRESET, False)
 
 
 # The end

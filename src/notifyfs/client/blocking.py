@@ -287,15 +287,17 @@ class Connection:
         while (piece := self._session.to_send()) is not None:
             rights = array.array("i", [] if piece.descriptor is None else [piece.descriptor])
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+            count = 0
             try:
-                self._session.sent(self._socket.sendmsg([piece.data], ancillary, socket.MSG_NOSIGNAL))
+                count = self._socket.sendmsg([piece.data], ancillary, socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._session.sent(0)
                 break
             except (BrokenPipeError, ConnectionResetError):
                 self._session.broken_pipe()
             except OSError as error:
                 self._session.unsendable(error.errno or errno.EIO)
+            finally:
+                self._session.sent(count)
 
     def _receive(self) -> None:
         """Take in what the stream holds."""

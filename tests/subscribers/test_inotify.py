@@ -1,4 +1,4 @@
-"""``notifyfs.INotify`` is inotify_simple's on a mount, and ``Connection`` speaks the protocol.
+"""``notifyfs.INotify`` is inotify_simple's on a mount.
 
 Each program of ``PROGRAMS`` runs twice, with the kernel's inotify (through inotify_simple's own three calls, made
 here with ctypes) and with ours, on the same mount.
@@ -7,17 +7,12 @@ here with ctypes) and with ours, on the same mount.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import inspect
 import os
 import select
 import signal
-import socket
-import stat
-import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,11 +20,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import notifyfs
 from notifyfs import Connection, Event, INotify, flags, masks, parse_events
-from notifyfs.client import find_socket
-from notifyfs.protocol.records import Origin, Record
-from tests.conftest import SOURCES, Mount, wait_until
+from tests.conftest import Mount, wait_until
 from tests.support.kernel import Inotify
 
 if TYPE_CHECKING:
@@ -48,26 +40,6 @@ def place(shared: Callable[..., Mount], request: pytest.FixtureRequest) -> Path:
 def inotify() -> Iterator[INotify]:
     with INotify() as instance:
         yield instance
-
-
-def dead(daemon: Mount) -> None:
-    """Kill the daemon as the kernel would: without a word."""
-    daemon.process.kill()
-    daemon.process.wait()
-
-
-def dies_with(daemon: Mount) -> contextlib.AbstractContextManager[None]:
-    """Kill a mount's daemon at the end of the block, and leave the fixture nothing to complain of."""
-
-    @contextlib.contextmanager
-    def block() -> Iterator[None]:
-        yield
-        dead(daemon)
-        clear = [sys.executable, "-m", "notifyfs", "umount", daemon.root]
-        subprocess.run(clear, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCES)})
-        daemon.process.returncode = 0  # what was done to it is no complaint of the fixture's
-
-    return block()
 
 
 # The programs: what both must do alike.
@@ -391,264 +363,6 @@ def test_inheritable_keeps_the_instance_alive_in_a_program_that_is_executed(plac
         assert inherited == (2 if inheritable else 0), (seen, ours)
 
 
-# The end of a mount
-
-
-def test_an_unmount_is_told_and_then_nothing_happens(mount: Mount, inotify: INotify) -> None:
-    (mount.root / "f").touch()
-    inotify.add_watch(mount.root, flags.CREATE)
-    inotify.add_watch((mount.root / "f"), flags.MODIFY)
-    mount.unmount()
-    told: list[Event] = []
-    while len(told) < 4:
-        told += inotify.read(10_000)
-    assert told == [
-        (2, flags.UNMOUNT, 0, ""),
-        (2, flags.IGNORED, 0, ""),
-        (1, flags.UNMOUNT | flags.ISDIR, 0, ""),
-        (1, flags.IGNORED, 0, ""),
-    ]
-    assert inotify.read(timeout=50) == []
-    assert not select.select([inotify], [], [], 0)[0], "an ended mount must not keep a loop busy"
-    with pytest.raises(OSError, match="Invalid argument"):
-        inotify.rm_watch(1)
-
-
-def test_a_killed_daemon_ends_the_watches_all_the_same(mounted: Callable[..., Mount], inotify: INotify) -> None:
-    mount, other = mounted(), mounted()
-    (mount.root / "f").touch()
-    with dies_with(mount):
-        assert inotify.add_watch(mount.root, flags.CREATE) == 1
-        assert inotify.add_watch(other.root, flags.CREATE) == 2
-        assert inotify.add_watch((mount.root / "f"), flags.MODIFY) == 3
-        (mount.root / "s").mkdir()
-        assert [event.name for event in inotify.read(timeout=0)] == ["s"]
-    told: list[Event] = []
-    while len(told) < 4:
-        told += inotify.read(10_000)
-    assert told == [
-        (3, flags.UNMOUNT, 0, ""),
-        (3, flags.IGNORED, 0, ""),
-        (1, flags.UNMOUNT | flags.ISDIR, 0, ""),
-        (1, flags.IGNORED, 0, ""),
-    ]
-    (other.root / "s").mkdir()
-    assert [event.wd for event in inotify.read(10_000)] == [2]
-
-
-def test_a_path_can_be_watched_again_after_its_mount_was_made_anew(
-    mounted: Callable[..., Mount], inotify: INotify
-) -> None:
-    first = mounted()
-    assert inotify.add_watch(first.root, flags.CREATE) == 1
-    (first.root / "a").mkdir()
-    first.finish()
-    second = mounted(source=first.source, root=first.root)
-    assert second.socket == first.socket
-    assert inotify.add_watch(second.root, flags.CREATE) == 2
-    (second.root / "b").mkdir()
-    told = inotify.read(10_000)
-    assert [(event.wd, event.name) for event in told] == [(1, "a"), (1, ""), (1, ""), (2, "b")]
-
-
-def test_several_mounts_share_an_instance(mounted: Callable[..., Mount], inotify: INotify) -> None:
-    roots = [mounted().root, mounted().root]
-    assert [inotify.add_watch(root, flags.CREATE) for root in roots] == [1, 2]
-    for root in roots:
-        (root / "s").mkdir()
-    assert sorted(event.wd for event in inotify.read(timeout=0)) == [1, 2]
-    inotify.rm_watch(2)
-    assert inotify.read(timeout=0) == [(2, flags.IGNORED, 0, "")]
-    (roots[1] / "t").mkdir()
-    (roots[0] / "t").mkdir()
-    assert [event.wd for event in inotify.read(timeout=0)] == [1]
-
-
-def test_an_overflow_is_told_once(mounted: Callable[..., Mount], inotify: INotify) -> None:
-    mount = mounted(max_queued_events=10)
-    inotify.add_watch(mount.root, flags.CREATE)
-    for number in range(40):
-        (mount.root / f"s{number}").mkdir()
-    told = inotify.read(timeout=0)
-    assert [event.name for event in told[:-1]] == [f"s{number}" for number in range(10)]
-    assert told[-1] == (-1, flags.Q_OVERFLOW, 0, "")
-
-
-def test_too_many_instances_are_emfile_with_the_option_to_raise(mounted: Callable[..., Mount]) -> None:
-    mount = mounted(max_user_instances=1)
-    with INotify() as first, INotify() as second:
-        first.add_watch(mount.root, flags.CREATE)
-        with pytest.raises(OSError, match="max_user_instances") as caught:
-            second.add_watch(mount.root, flags.CREATE)
-        assert caught.value.errno == errno.EMFILE
-        first.close()
-        wait_until(lambda: error_of(lambda: second.add_watch(mount.root, flags.CREATE)) == 1)
-
-
-def test_too_many_watches_are_enospc_with_the_option_to_raise(mounted: Callable[..., Mount], inotify: INotify) -> None:
-    mount = mounted(max_user_watches=1)
-    (mount.root / "s").mkdir()
-    inotify.add_watch(mount.root, flags.CREATE)
-    with pytest.raises(OSError, match="max_user_watches") as caught:
-        inotify.add_watch((mount.root / "s"), flags.CREATE)
-    assert caught.value.errno == errno.ENOSPC
-
-
-# Connection
-
-
-@pytest.mark.parametrize("event_fd", [False, True])
-def test_a_connection_adds_reads_and_removes(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    (mount.root / "s").mkdir()
-    with Connection(mount.socket, event_fd=event_fd, timeout=10) as connection:
-        assert connection.hello["mountpoint"] == str(mount.root)
-        assert connection.add_watch(flags.CREATE) == 1
-        descriptor = os.open((mount.root / "s"), os.O_PATH)
-        assert connection.add_watch_fd(flags.CREATE, descriptor) == 2
-        os.close(descriptor)
-        assert connection.read(0) == []
-        (mount.root / "s/t").mkdir()
-        connection.sync()
-        assert connection.read(0) == [Record(2, flags.CREATE | flags.ISDIR, 0, b"t")]
-        (mount.root / "u").mkdir()
-        assert connection.read(10) == [Record(1, flags.CREATE | flags.ISDIR, 0, b"u")]
-        connection.remove_watch(2)
-        assert connection.read(10) == [Record(2, flags.IGNORED)]
-        assert connection.statistics()["instance"]["watches"] == 1
-        assert connection.pending() == 0
-        with pytest.raises(OSError, match="No such file") as missing:
-            connection.add_watch(flags.CREATE, b"missing")
-        assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, b"missing")
-        with pytest.raises(OSError, match="too long") as long:
-            connection.add_watch(flags.CREATE, b"x/" * 3000)
-        assert long.value.errno == errno.ENAMETOOLONG
-        with pytest.raises(ValueError, match="null byte"):
-            connection.add_watch(flags.CREATE, b"a\0b")
-        assert connection.add_watch(flags.CREATE, b"s") == 3
-
-
-@pytest.mark.parametrize("event_fd", [False, True])
-def test_a_connection_ends_with_an_eoferror_once_all_is_read(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with Connection(mount.socket, event_fd=event_fd) as connection:
-        connection.add_watch(flags.CREATE)
-        mount.unmount()
-        told: list[Record] = []
-        while len(told) < 2:
-            told += connection.read(10)
-        with pytest.raises(EOFError, match="the mount has ended"):
-            connection.read(10)
-        assert told == [Record(1, flags.UNMOUNT | flags.ISDIR), Record(1, flags.IGNORED)]
-        with pytest.raises(ConnectionResetError, match="the mount has ended"):
-            connection.add_watch(flags.CREATE)
-
-
-@pytest.mark.parametrize("event_fd", [False, True])
-def test_sync_gathers_more_than_the_socket_holds(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with Connection(mount.socket, event_fd=event_fd) as connection:
-        connection.add_watch(flags.CREATE | flags.DELETE)
-        for _ in range(1500):
-            (mount.root / "s").mkdir()
-            (mount.root / "s").rmdir()
-        connection.sync()
-        assert len(connection.read(0)) == 3000
-
-
-@pytest.mark.parametrize("event_fd", [False, True])
-def test_an_origin_record_says_who_did_it(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with Connection(mount.socket, event_fd=event_fd) as connection:
-        connection.add_watch(flags.CREATE | flags.X_ORIGIN)
-        maker = subprocess.Popen(["mkdir", (mount.root / "s")])
-        maker.wait()
-        connection.sync()
-        (origin, event) = connection.read(0)
-        assert event == Record(1, flags.CREATE | flags.ISDIR, 0, b"s")
-        who = Origin.parse(origin.name)
-        assert (who.pid, who.uid, who.gid, who.comm) == (maker.pid, 0, 0, b"mkdir")
-
-
-@pytest.mark.parametrize("event_fd", [False, True])
-def test_a_descriptor_that_is_none_is_ebadf_and_no_harm(mount: Mount, event_fd: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with Connection(mount.socket, event_fd=event_fd, timeout=10) as connection:
-        with pytest.raises(OSError, match="Bad file descriptor") as caught:
-            connection.add_watch_fd(flags.CREATE, 1 << 20)
-        assert caught.value.errno == errno.EBADF
-        assert connection.add_watch(flags.CREATE) == 1
-
-
-def test_find_socket_knows_paths_and_descriptors(mount: Mount, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(mount.root)
-    (mount.root / "l").symlink_to("nowhere")
-    assert {find_socket(str(mount.root)), find_socket(bytes(mount.root)), find_socket(str(tmp_path / "link"))} == {
-        mount.socket
-    }
-    descriptor = os.open((mount.root / "l"), os.O_PATH | os.O_NOFOLLOW)
-    assert stat.S_ISLNK(os.fstat(descriptor).st_mode)
-    assert find_socket(descriptor) == mount.socket
-    os.close(descriptor)
-    with pytest.raises(FileNotFoundError):
-        find_socket(str(mount.root / "missing"))
-    with pytest.raises(OSError, match="not on a notifyfs mount"):
-        find_socket("/proc/self")
-
-
-def test_a_dead_mount_is_named_as_such(mounted: Callable[..., Mount]) -> None:
-    mount = mounted()
-    with dies_with(mount):
-        dead(mount)
-        with pytest.raises(OSError, match="daemon is gone; `notifyfs umount") as caught:
-            find_socket(str(mount.root))
-        assert caught.value.errno == errno.ENOTCONN
-        with pytest.raises(ConnectionRefusedError, match="cannot reach the mount's daemon: Connection refused"):
-            Connection(mount.socket)
-
-
-def test_a_socket_path_may_be_longer_than_an_address(mounted: Callable[..., Mount], tmp_path: Path) -> None:
-    mount = mounted()
-    deep = tmp_path / ("x" * 100) / ("y" * 100)
-    deep.mkdir(parents=True)
-    (deep / "socket").symlink_to(mount.socket)
-    with Connection(str(deep / "socket")) as connection:
-        assert connection.hello["mountpoint"] == str(mount.root)
-
-
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a notifyfs control socket"),
-        (struct.pack("=iIII", 0, flags.X_REPLY, 1, 16) + b"no json".ljust(16, b"\0"), "not a notifyfs control socket"),
-        (b"", "the mount has ended"),
-    ],
-)
-def test_whoever_answers_must_speak_the_protocol(tmp_path: Path, answer: bytes, complaint: str) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-
-        def serve() -> None:
-            end, _ = listener.accept()
-            with end:
-                end.recv(100)
-                end.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(OSError, match=complaint):
-            Connection(str(tmp_path / "s"))
-        thread.join()
-
-
-def test_a_daemon_that_does_not_answer_is_a_timeout(mount: Mount) -> None:
-    with Connection(mount.socket, timeout=0.1) as connection:
-        os.kill(mount.pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(TimeoutError, match="does not answer"):
-                connection.sync()
-        finally:
-            os.kill(mount.pid, signal.SIGCONT)
-        connection.timeout = 10
-        assert connection.add_watch(flags.CREATE) == 1
-
-
 # Without a mount
 
 
@@ -666,18 +380,3 @@ def test_parse_events_reads_what_the_kernel_wrote(tmp_path: Path) -> None:
     assert parse_events(b"") == []
     with pytest.raises(ValueError, match="5 bytes of an unfinished event"):
         parse_events(data + bytes(5))
-
-
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    script = (
-        "import sys, notifyfs; early = set(sys.modules);"
-        "notifyfs.INotify; notifyfs.flags;"
-        "print(sorted(m for m in ('socket', 'json', 'ctypes') if m in early), 'INotify' in dir(notifyfs),"
-        "      sorted(m for m in ('pyfuse3', 'trio', 'attrs', 'click') if m in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCES)}, capture_output=True, check=True, text=True
-    )
-    assert done.stdout.strip() == "[] True []"
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        notifyfs.nothing  # noqa: B018 - reading it is the test
