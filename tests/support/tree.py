@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from notifyfs.core.changes import Operation
     from notifyfs.core.inodes import Entry, Inode
     from notifyfs.core.instances import Actor
+    from notifyfs.core.queue import Gate as AnyGate
 
 
 class Gate:
@@ -81,7 +82,7 @@ def _reraise(_what: str, error: Exception) -> None:
     raise error
 
 
-def _seen_at_once(_nodes: tuple[int, ...]) -> tuple[Gate, ...]:
+def _seen_at_once(_locked: tuple[tuple[int, bytes], ...]) -> tuple[Gate, ...]:
     return ()
 
 
@@ -97,12 +98,15 @@ class Tree:
         *,
         start: int = 1,
         failed: Callable[[str, Exception], None] = _reraise,
-        hide: Callable[[tuple[int, ...]], tuple[Gate, ...]] = _seen_at_once,
+        hide: Callable[[tuple[tuple[int, bytes], ...]], tuple[AnyGate, ...]] = _seen_at_once,
+        doubt: Callable[[Callable[[], None]], AnyGate] | None = None,
         **limits: int,
     ) -> None:
         self.inodes = Inodes(1, 2, lambda _inode: None)
         self.changes = Changes(start)
-        self.watches = Watches(self.inodes, self.changes, doubt=self._doubt, failed=failed, hide=hide, **limits)
+        self.watches = Watches(
+            self.inodes, self.changes, doubt=doubt or self._doubt, failed=failed, hide=hide, **limits
+        )
         self.changes.attach(self.watches)
         self.limit = limit
         self.instance = self.subscribe()
