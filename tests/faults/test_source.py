@@ -1,4 +1,4 @@
-"""A source that is full, over quota, read-only or broken: each caller gets the source's errno, and no more is lost.
+"""A source that is full or over quota: each caller gets the source's errno, and no more is lost.
 
 The judge is the source itself: the same operation is done there, past the mount, with the kernel's inotify on it.
 """

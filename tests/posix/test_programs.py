@@ -165,14 +165,40 @@ def test_a_program_is_found_through_a_symlink_and_by_descriptor(place: Place) ->
 # SQLite
 
 
+WRITERS, ROUNDS = 4, 15
+
+
+def connect() -> sqlite3.Connection:
+    return sqlite3.connect("data.db", timeout=30, isolation_level=None)
+
+
+def write_notes(writer: int) -> None:
+    database = connect()
+    for number in range(ROUNDS):
+        database.execute("begin immediate")
+        (total,) = database.execute("select total from account").fetchone()
+        database.execute("insert into note values (?, ?, ?)", (writer, number, "x" * 2000))
+        database.execute("update account set total = ?", (total + 1,))
+        database.execute("commit")
+    database.close()
+
+
+def look_until_all_is_written() -> int:
+    """How many looks it took."""
+    database = connect()
+    looks = 0
+    while True:
+        total, notes = database.execute("select total, (select count(*) from note) from account").fetchone()
+        assert total == notes, "half a transaction was seen"
+        looks += 1
+        if total == WRITERS * ROUNDS:
+            database.close()
+            return looks
+
+
 @by_both
 @pytest.mark.parametrize("journal", ["wal", "delete", "truncate", "persist"])
 def test_sqlite_with_four_writers(place: Place, journal: str) -> None:
-    rounds = 15
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect("data.db", timeout=30, isolation_level=None)
-
     database = connect()
     assert database.execute(f"pragma journal_mode={journal}").fetchone() == (journal,)
     database.execute("create table account(id integer primary key, total integer)")
@@ -180,41 +206,21 @@ def test_sqlite_with_four_writers(place: Place, journal: str) -> None:
     database.execute("create table note(writer, number, text)")
     database.close()
 
-    def write(writer: int) -> None:
-        database = connect()
-        for number in range(rounds):
-            database.execute("begin immediate")
-            (total,) = database.execute("select total from account").fetchone()
-            database.execute("insert into note values (?, ?, ?)", (writer, number, "x" * 2000))
-            database.execute("update account set total = ?", (total + 1,))
-            database.execute("commit")
-        database.close()
-
-    def read() -> int:
-        database = connect()
-        looks = 0
-        while True:
-            total, notes = database.execute("select total, (select count(*) from note) from account").fetchone()
-            assert total == notes, "half a transaction was seen"
-            looks += 1
-            if total == 4 * rounds:
-                database.close()
-                return looks
-
-    children = [start_child(lambda writer=writer: write(writer)) for writer in range(4)]
-    reader = start_child(read)
+    children = [start_child(lambda writer=writer: write_notes(writer)) for writer in range(WRITERS)]
+    reader = start_child(look_until_all_is_written)
     for child in children:
         collect(child)
     assert collect(reader) >= 1
     database = connect()
-    assert database.execute("select total from account").fetchone() == (4 * rounds,)
-    assert database.execute("select count(distinct writer * 1000 + number) from note").fetchone() == (4 * rounds,)
+    assert database.execute("select total from account").fetchone() == (WRITERS * ROUNDS,)
+    (different,) = database.execute("select count(distinct writer * 1000 + number) from note").fetchone()
+    assert different == WRITERS * ROUNDS
     assert database.execute("pragma integrity_check").fetchone() == ("ok",)
     database.close()
     assert os.listdir(".") == ["data.db"] or journal == "persist"
     behind = sqlite3.connect(place.source / "data.db")
     assert behind.execute("pragma integrity_check").fetchone() == ("ok",)
-    assert behind.execute("select total from account").fetchone() == (4 * rounds,)
+    assert behind.execute("select total from account").fetchone() == (WRITERS * ROUNDS,)
     behind.close()
 
 

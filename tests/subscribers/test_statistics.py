@@ -1,4 +1,4 @@
-"""What the daemon counts is what was done: by kind, by operation, by subscriber; over the socket and by ``stats``."""
+"""What the daemon counts is what was done: by kind, by operation, by subscriber."""
 
 from __future__ import annotations
 

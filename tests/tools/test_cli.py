@@ -223,7 +223,7 @@ def test_statistics_are_those_of_the_mount_that_a_path_is_on(tree: Path) -> None
     assert opened["open_files"] == before["open_files"] + 1
     assert opened["instances"] == 1
     lines = run("stats", tree / "mount").stdout.splitlines()
-    simple = [line.partition(": ")[0] for line in lines[: lines.index("")]]  # tests/test_statistics.py has the rest
+    simple = [line.partition(": ")[0] for line in lines[: lines.index("")]]  # test_stats has the rest
     assert simple == [name for name, value in before.items() if isinstance(value, int)]
 
 

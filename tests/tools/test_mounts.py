@@ -1,4 +1,4 @@
-"""The mount table, the registry, and mounting a descriptor, with the kernel's own table as the judge.
+"""Mounting a descriptor, and what may be mounted, with the kernel's own table as the judge.
 
 A mount that nobody serves hangs whoever touches it, so none of these tests does; each is detached by its path.
 """
