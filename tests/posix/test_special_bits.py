@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.posix.test_permissions import directory, fails_with, owned, write
+from tests.posix.test_permissions import directory, fails_with, owned, root_only, write
 from tests.support.posix import (
     GROUP,
     OTHER,
@@ -30,6 +30,8 @@ from tests.support.posix import (
 if TYPE_CHECKING:
     from tests.support.posix import Place
 
+
+__all__ = ["root_only"]
 
 pytest_plugins = ["tests.support.posix"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.subscribers.test_permissions import REFUSED, USER, made, mount, tree, watching
+from tests.subscribers.test_permissions import REFUSED, USER, made, mount, root_only, tree, watching
 from tests.support import wireclient as w
 from tests.support.posix import collect, start_child
 from tests.support.wireclient import Wire
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mount
 
-__all__ = ["mount", "tree"]
+__all__ = ["mount", "root_only", "tree"]
 
 
 T = TypeVar("T")
