@@ -15,7 +15,7 @@ from notifyfs.fuse.deaths import InDoubt
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Origin, Parser, Record
 from notifyfs.subscribers import delivery
-from notifyfs.subscribers.delivery import Bell, Packets, Stream, pass_doubts
+from notifyfs.subscribers.delivery import Packets, Stream, pass_doubts
 from tests.support.gates import Gate
 
 if TYPE_CHECKING:
@@ -380,24 +380,3 @@ async def test_a_descriptor_that_was_not_sent_is_closed_with_the_stream(stream: 
     stream.outlet.close()
     assert os.read(reader, 1) == b""
     os.close(reader)
-
-
-# Who must not wait, and who can
-
-
-async def test_a_bell_that_was_rung_before_is_heard_once(autojump_clock: MockClock) -> None:
-    bell = Bell()
-    bell.ring()
-    bell.ring()
-    await bell.wait_rung()
-    with trio.move_on_after(1) as silence:
-        await bell.wait_rung()
-    assert silence.cancelled_caught
-
-
-async def test_a_bell_wakes_who_waits() -> None:
-    bell = Bell()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bell.wait_rung)
-        await wait_all_tasks_blocked()
-        bell.ring()

@@ -9,6 +9,7 @@ import os
 import random
 import stat
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -282,49 +283,55 @@ def seen_content(path: Path) -> bytes | int:
         return error.errno or 0
 
 
+def make_whole(path: Path) -> None:
+    """A file that holds its own inode number; never under its final name without it."""
+    fresh = path.parent / ".fresh"
+    with opened(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        os.write(fd, b"%020d" % os.fstat(fd).st_ino)
+    os.rename(fresh, path)
+
+
+def change_at_random(source: Path, names: list[str], until: int) -> int:
+    """Make, remove, move and link *names* until there is something to read from *until*; how often."""
+    choice = random.Random(7)
+    os.set_blocking(until, False)
+    for count in range(1_000_000):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            name, other = (source / choice.choice(names) for _ in range(2))
+            action, *paths = choice.choice(
+                [(make_whole, name), (os.unlink, name), (os.rename, name, other), (os.link, name, other)]
+            )
+            action(*paths)
+        try:
+            if os.read(until, 1):
+                return count
+        except BlockingIOError:
+            continue
+    return -1
+
+
+def read_at_random(root: Path, names: list[str]) -> Counter[str]:
+    """Read one of *names* after the other; what is read must agree with the descriptor it was read from."""
+    choice, answers = random.Random(8), Counter[str]()
+    for _ in range(4000):
+        try:
+            with opened(root / choice.choice(names)) as fd:
+                content, found = os.read(fd, 100), os.fstat(fd)
+                assert len(content) == 20, content
+                # Numbers that the source has used again get another one in the mount.
+                assert int(content) == found.st_ino or found.st_ino >> 63, f"{content!r} in {found.st_ino}"
+                answers["read"] += 1
+        except OSError as error:
+            answers[errno.errorcode[error.errno or 0]] += 1
+    return answers
+
+
 def test_random_changes_behind_the_mount_never_show_another_files_data(mount: Mount) -> None:
-    """Each file holds its own inode number; whatever is read must agree with the descriptor it was read from."""
     names = [f"f{number}" for number in range(12)]
     ours, theirs = os.pipe()
-    os.set_blocking(ours, False)
-
-    def make(path: Path) -> None:
-        """Never under its final name without its content."""
-        fresh = path.parent / ".fresh"
-        with opened(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
-            os.write(fd, b"%020d" % os.fstat(fd).st_ino)
-        os.rename(fresh, path)
-
-    def change() -> int:
-        choice = random.Random(7)
-        for count in range(1_000_000):
-            with contextlib.suppress(FileNotFoundError, FileExistsError):
-                name, other = (mount.source / choice.choice(names) for _ in range(2))
-                action, *paths = choice.choice(
-                    [(make, name), (os.unlink, name), (os.rename, name, other), (os.link, name, other)]
-                )
-                action(*paths)
-            try:
-                if os.read(ours, 1):
-                    return count
-            except BlockingIOError:
-                continue
-        return -1
-
-    child = start_child(change)
-    choice, answers = random.Random(8), {"read": 0}
+    child = start_child(lambda: change_at_random(mount.source, names, ours))
     try:
-        for _ in range(4000):
-            try:
-                with opened(mount.root / choice.choice(names)) as fd:
-                    content, found = os.read(fd, 100), os.fstat(fd)
-                    assert len(content) == 20, content
-                    # Numbers that the source has used again get another one in the mount.
-                    assert int(content) == found.st_ino or found.st_ino >> 63, f"{content!r} in {found.st_ino}"
-                    answers["read"] += 1
-            except OSError as error:
-                code = errno.errorcode[error.errno or 0]
-                answers[code] = answers.get(code, 0) + 1
+        answers = read_at_random(mount.root, names)
     finally:
         os.write(theirs, b".")
         changes = collect(child)

@@ -156,22 +156,11 @@ def work(root: Path, origin: Path, wheel: Path) -> Iterator[str]:
     yield "venv"
     run(sys.executable, "-m", "venv", "--without-pip", "--symlinks", venv, directory=root)
     yield "install"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index", wheel, directory=root)
+    install = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index")
+    run(*install, wheel, directory=root)
     assert run(venv / "bin" / "demo", directory=root) == "installed\n"
     yield "reinstall"
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "-q",
-        "--no-index",
-        "--force-reinstall",
-        wheel,
-        directory=root,
-    )
+    run(*install, "--force-reinstall", wheel, directory=root)
     yield "copy"
     run("cp", "-a", tree / "package", tree / "copy", directory=root)
     run("tar", "-C", tree, "-cf", root / "package.tar", "--sort=name", "--mtime=@0", "package", directory=root)

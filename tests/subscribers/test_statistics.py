@@ -1,9 +1,8 @@
-"""What the daemon counts is what was done: by kind, by operation, by subscriber; over the socket and by ``stats``."""
+"""What the daemon counts is what was done: by kind, by operation, by subscriber."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -13,22 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from click.testing import CliRunner
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from notifyfs.commands import stats as showing
-from notifyfs.commands.main import main
-from notifyfs.core.changes import Changes
-from notifyfs.core.inodes import Inodes
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.core.watches import Watches
-from notifyfs.fuse.deaths import InDoubt
-from notifyfs.observe import counters
-from notifyfs.observe.counters import RequestCounter, Tally
-from notifyfs.observe.statistics import Books, Statistics
+from notifyfs.observe.statistics import Books
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Record
 from tests.support import wireclient as w
@@ -46,8 +32,6 @@ __all__ = ["ask", "faulty"]
 
 OPERATIONS, INSTANCES = 1, 2
 USER = 12345
-COMMAND = [sys.executable, "-m", "notifyfs"]
-SOURCES = Path(__file__).resolve().parents[2] / "src"
 
 
 def page(wire: Wire, part: int, first: bytes = b"") -> dict[str, Any]:
@@ -77,18 +61,6 @@ def operations(wire: Wire) -> dict[str, dict[str, Any]]:
 def kinds(events: Iterable[w.Record]) -> Counter[str]:
     """How many there are of each kind."""
     return Counter(flags.spell(event.mask & ~w.ISDIR) for event in events)
-
-
-def stats(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``notifyfs stats``."""
-    return subprocess.run(
-        [*COMMAND, "stats", *words],
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(SOURCES)},
-    )
 
 
 # Requests
@@ -285,248 +257,6 @@ def test_no_total_ever_goes_down_whenever_another_thread_looks() -> None:
     assert len(seen) > 300
     assert seen == sorted(seen)
     assert books.tally().kinds == {w.CREATE: 15}
-
-
-# Pages
-
-
-def test_many_instances_come_in_pages_each_row_once(mount: Mount) -> None:
-    with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(Wire(mount)) for _ in range(60)]
-        for number, wire in enumerate(wires):
-            for _ in range(number % 3):
-                wire.add(w.CREATE | w.DELETE)
-            assert wire.statistics()["instance"]["watches"] == (number % 3 > 0)
-        found = list(pages(wires[0], INSTANCES))
-
-    rows = [row for rows in found for row in rows]
-    assert len(found) > 1
-    assert [row["number"] for row in rows] == list(range(1, 61))
-    assert {(row["pid"], row["uid"]) for row in rows} == {(os.getpid(), os.getuid())}
-    assert sum(row["watches"] for row in rows) == 40
-
-
-def test_pages_miss_nobody_when_others_go_meanwhile(mount: Mount) -> None:
-    with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(Wire(mount)) for _ in range(60)]
-        for wire in wires:
-            wire.ask(w.PENDING)
-        first = page(wires[-1], INSTANCES)
-        assert first["next"] > 10
-        for wire in wires[:10]:  # all of them on the first page
-            wire.close()
-        w.wait_until(lambda: wires[-1].statistics()["mount"]["instances"] == 50, "ten are gone")
-        rest = page(wires[-1], INSTANCES, b"%d" % first["next"])
-
-    numbers = [row["number"] for row in first["rows"] + rest["rows"]]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert len(numbers) > len(first["rows"])
-
-
-def test_a_page_beyond_the_end_is_empty(mount: Mount) -> None:
-    with Wire(mount) as wire:
-        for part in (OPERATIONS, INSTANCES):
-            assert page(wire, part, b"1000000") == {"rows": [], "next": None}
-            assert page(wire, part, b"0") == page(wire, part)
-
-
-@pytest.mark.parametrize(
-    ("mask", "name"),
-    [
-        (0, b"0"),
-        (3, b""),
-        (4, b""),
-        (1 << 31, b""),
-        (OPERATIONS, b"x"),
-        (OPERATIONS, b"-1"),
-        (INSTANCES, b" 1"),
-        (INSTANCES, b"1\n"),
-        (OPERATIONS, "٣".encode()),
-        (OPERATIONS, b"1" * 20),
-    ],
-)
-def test_what_makes_no_sense_is_refused(shared: Callable[..., Mount], mask: int, name: bytes) -> None:
-    with Wire(shared()) as wire:
-        assert wire.ask(w.STATISTICS, mask, name) == -errno.EINVAL
-        assert wire.statistics()["instance"]["watches"] == 0, "the connection goes on"
-
-
-@root_only
-def test_only_root_and_the_daemon_s_user_see_who_subscribes(shared: Callable[..., Mount]) -> None:
-    mount = shared("allow_other")
-
-    def asking() -> tuple[int, bool, int]:
-        with Wire(mount) as wire:
-            refused = wire.ask(w.STATISTICS, INSTANCES)
-            return refused, "create" in operations(wire), wire.statistics()["mount"]["watches"]
-
-    with Wire(mount) as wire:
-        wire.add(w.CREATE)
-        refused, served, watches = w.as_user(USER, asking)
-        rows = w.as_user(0, lambda: [row["uid"] for rows in pages(wire, INSTANCES) for row in rows])
-
-    assert (refused, served) == (-errno.EPERM, True)
-    assert watches >= 1
-    assert 0 in rows
-
-
-def test_the_books_keep_what_was_counted_by_those_who_have_left() -> None:
-    books = Books()
-    instances = [Instance(0, Queue(10, lambda: 0), lambda: None) for _ in range(3)]
-    for pid, instance in enumerate(instances, 7):
-        books.open(instance, pid)
-        instance.queue.append(Record(1, flags.CREATE, 0, b"f"))
-    assert [tuple(opened) for opened in books.living.values()] == [(1, 7), (2, 8), (3, 9)]
-    seen = books.both
-    books.close(instances[1])
-    books.close(instances[1])
-    assert [opened.number for opened in books.living.values()] == [1, 3]
-    assert books.tally().kinds == {flags.CREATE: 3}
-    books.open(instances[1], 8)
-    assert books.living[instances[1]].number == 4
-    assert [opened.number for opened in seen[1].values()] == [1, 2, 3], "what another thread reads does not change"
-
-
-def test_operations_that_nobody_hears_of_are_counted(mount: Mount) -> None:
-    with Wire(mount) as wire:
-        before = wire.statistics()["mount"]["events"]
-        (mount.root / "d").mkdir()
-        (mount.root / "d").rename(mount.root / "e")
-        (mount.root / "e").rmdir()
-        after = wire.statistics()["mount"]
-    assert (after["events"] - before, after["kinds"]) == (3, {}), "one number for each"
-
-
-def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    huge = (1 << 64) - 1
-    changes = Changes(huge + 1)
-    watches = Watches(Inodes(1, 2, lambda _inode: None), changes, doubt=InDoubt)
-    instance = Instance(0xFFFFFFFE, Queue(1, lambda: 0), lambda: None)
-    queue = instance.queue
-    queue.dropped = queue.coalesced = queue.high_water = queue.bytes = watches.accounts.watches = huge
-    queue.kinds.update({1 << bit: huge for bit in range(16)})
-    counter = RequestCounter()
-    counter.buckets = [huge] * len(counter.buckets)
-    counter.nanoseconds = counter.errors = huge
-    monkeypatch.setattr(counters, "REQUESTS", {f"operation{number}": counter for number in range(40)})
-    statistics = Statistics(watches, changes, lambda: dict.fromkeys(("inodes", "open_files", "descriptors"), huge))
-    statistics.books.open(instance, 0x7FFFFFFF)
-
-    for mask, names in ((0, [b""]), (OPERATIONS, [b"0", b"38", b"39"]), (INSTANCES, [b"0"])):
-        for name in names:
-            answer = statistics.answer(Record(-2, mask, 0, name), instance)
-            assert len(bytes(Record(0, flags.X_REPLY, 0, answer))) <= 16 + w.LONGEST_FIELD
-            assert not mask or json.loads(answer)["rows"], "a page without a row would never end"
-
-
-# What people see
-
-
-@given(st.lists(st.integers(0, 1 << 62), min_size=1))
-@example([0])
-@example([1])
-@example([(1 << 20) - 1] * 99 + [1 << 20])
-def test_a_bound_is_above_and_at_most_twice_what_was_measured(durations: list[int]) -> None:
-    counter = RequestCounter()
-    for duration in durations:
-        counter.add(duration)
-    buckets = {str(exponent): count for exponent, count in enumerate(counter.buckets) if count}
-    told = showing.durations(buckets, counter.nanoseconds)
-
-    assert told["mean_ns"] == sum(durations) // len(durations)
-    for percent in (50, 99):
-        enough = -(-len(durations) * percent // 100)
-        real = sorted(durations)[enough - 1]
-        bound = told[f"p{percent}_ns"]
-        assert bound is not None
-        assert real < bound <= max(1, 2 * real)
-
-
-@given(st.lists(st.tuples(st.dictionaries(st.integers(1, 20), st.integers(1, 9)), *[st.integers(0, 1000)] * 3)))
-def test_tallies_add_up(parts: list[tuple[dict[int, int], int, int, int]]) -> None:
-    total = sum((Tally(Counter(kinds), *numbers) for kinds, *numbers in parts), Tally())
-
-    assert total.kinds.total() == sum(sum(part[0].values()) for part in parts)
-    assert total.dropped == sum(part[1] for part in parts)
-    assert total.high_water == max((part[3] for part in parts), default=0)
-
-
-def test_stats_as_json_has_everything(mount: Mount) -> None:
-    with Wire(mount) as wire:
-        wire.add(w.CREATE)
-        for number in range(100):
-            (mount.root / f"d{number}").mkdir()
-        told = wire.statistics()["mount"]
-        done = stats("--json", mount.root / "d7")
-    assert (done.returncode, done.stderr) == (0, "")
-    shown = json.loads(done.stdout)
-
-    assert set(shown) == {*told, "operations", "subscribers"}
-    assert shown["kinds"] == {"CREATE": 100}
-    (made,) = [row for row in shown["operations"] if row["operation"] == "mkdir"]
-    assert (made["count"], made["errors"]) == (100, 0)
-    assert 0 < made["mean_ns"] * 100 <= made["nanoseconds"]
-    assert made["p50_ns"] <= made["p99_ns"] <= 1 << max(map(int, made["buckets"]))
-    (unused,) = [row for row in shown["operations"] if row["operation"] == "symlink"]
-    assert (unused["count"], unused["p99_ns"]) == (0, None)
-    assert [(row["pid"], row["kinds"]) for row in shown["subscribers"]][:1] == [(os.getpid(), {"CREATE": 100})]
-
-
-def test_stats_for_people_is_a_list_and_three_tables(mount: Mount) -> None:
-    with Wire(mount) as wire:
-        wire.add(w.CREATE)
-        for number in range(100):
-            (mount.root / f"d{number}").mkdir()
-        done = stats("--socket", mount.socket)
-    assert (done.returncode, done.stderr) == (0, "")
-    simple, events, requests, subscribers = [part.splitlines() for part in done.stdout.split("\n\n")]
-
-    assert "watches: 1" in simple
-    assert [line.split() for line in events] == [["EVENT", "QUEUED"], ["CREATE", "100"]]
-    assert len({len(line) for line in (*events, *subscribers[:1])}) == 2
-    (made,) = [line for line in requests if line.startswith("mkdir ")]
-    assert re.fullmatch(r"mkdir +100 +0 +[\d.]+ [mnu]?s +<[\d.]+ [mnu]?s +<[\d.]+ [mnu]?s", made)
-    assert not any(line.startswith("symlink ") for line in requests), "nobody asked for one"
-    assert len({len(line) for line in requests}) == 1, "the columns end at the same places"
-    assert subscribers[1].split()[:6] == ["1", str(os.getpid()), str(os.getuid()), "1", "100", "0"]
-
-
-@root_only
-def test_stats_for_others_leave_the_subscribers_out(shared: Callable[..., Mount]) -> None:
-    mount = shared("allow_other")
-
-    def shown(*words: str) -> tuple[int, str]:
-        # Not a process of its own: a user need not be able to start this interpreter.
-        done = CliRunner().invoke(main, ["stats", "--socket", mount.socket, *words])
-        return done.exit_code, done.output
-
-    code, text = w.as_user(USER, shown)
-    assert code == 0, text
-    assert text.endswith("\n\nsubscribers: only root and the daemon's own user may see them\n")
-    code, as_json = w.as_user(USER, lambda: shown("--json"))
-    assert code == 0
-    assert json.loads(as_json)["subscribers"] is None
-
-
-def test_stats_wants_one_way_to_the_mount(shared: Callable[..., Mount]) -> None:
-    mount = shared()
-    both = stats("--socket", mount.socket, mount.root)
-    nowhere = stats("--socket", f"{mount.socket}.not")
-
-    assert (both.returncode, both.stdout) == (2, "")
-    assert both.stderr == f"notifyfs: {mount.root}: --socket names the mount already; leave one of them out\n"
-    assert (nowhere.returncode, nowhere.stdout, nowhere.stderr.count("\n")) == (1, "", 1)
-    assert "cannot reach the mount's daemon: No such file or directory; `notifyfs list` shows" in nowhere.stderr
-
-
-@root_only
-def test_stats_by_socket_answers_while_the_source_hangs(faulty: FaultySource, mounted: Callable[..., Mount]) -> None:
-    mount = mounted(source=faulty.root)
-    with stopped(faulty.pid):
-        done = stats("--socket", mount.socket)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("instances: 1\n")
 
 
 # The document

@@ -12,13 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 
 from notifyfs import mounts
-from notifyfs.commands import doctor
 from notifyfs.commands.main import printable
-from notifyfs.fuse import probe
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -226,7 +223,7 @@ def test_statistics_are_those_of_the_mount_that_a_path_is_on(tree: Path) -> None
     assert opened["open_files"] == before["open_files"] + 1
     assert opened["instances"] == 1
     lines = run("stats", tree / "mount").stdout.splitlines()
-    simple = [line.partition(": ")[0] for line in lines[: lines.index("")]]  # tests/test_statistics.py has the rest
+    simple = [line.partition(": ")[0] for line in lines[: lines.index("")]]  # test_stats has the rest
     assert simple == [name for name, value in before.items() if isinstance(value, int)]
 
 
@@ -342,139 +339,3 @@ def test_allow_other_lets_them_in(tree: Path) -> None:
     assert run("mount", "-o", "allow_other", tree / "source", tree / "mount").returncode == 0
     done = subprocess.run(["ls", tree / "mount"], user=NOBODY, capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == "file\n"
-
-
-# As mount(8) calls.
-
-
-def test_without_a_command_two_paths_are_mounted(tree: Path) -> None:
-    code, out, err = said(run(tree / "source", tree / "mount", "-o", "rw,noatime,nofail,x-any"))
-    assert (code, err) == (0, "")
-    assert out.endswith("/socket\n")
-    assert (tree / "mount" / "file").read_text() == "here\n"
-
-
-def test_mount_8_mounts_by_its_type(tree: Path) -> None:
-    # mount.fuse3 looks in the system's directories only, so the program is shown there to this namespace.
-    script = """
-        mount --bind "$1" /usr/local/bin &&
-        mount -t fuse.notifyfs "$2" "$3" -o noexec,nofail,x-any,allow_other >/dev/null &&
-        cat "$3/file" &&
-        findmnt --noheadings --output SOURCE,FSTYPE "$3" &&
-        umount "$3"
-    """
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", BIN, tree / "source", tree / "mount"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=40)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["here", str(tree / "source"), "fuse.notifyfs"]
-
-
-def test_the_helper_mounts_quietly_and_tolerates_what_it_is_told_to(tree: Path) -> None:
-    words = (tree / "source", tree / "mount", "-sn", "-t", "fuse.notifyfs", "-o", "rw,noexec,unheard_of")
-    assert said(run(*words, program="mount.notifyfs")) == (0, "", "")
-    assert (tree / "mount" / "file").read_text() == "here\n"
-
-
-def test_the_helper_can_tell_the_socket(tree: Path) -> None:
-    code, out, _ = said(run(tree / "source", tree / "mount", "-v", program="mount.notifyfs"))
-    assert (code, out) == (0, f"{mounts.socket_path(str(tree / 'mount'))}\n")
-
-
-def test_the_helper_s_exit_codes_are_those_of_mount_8(tree: Path) -> None:
-    nowhere = tree / "nowhere"
-    code, out, err = said(run(tree / "source", tree / "mount", "-o", "unheard_of", program="mount.notifyfs"))
-    assert (code, out) == (1, "")
-    assert err.startswith("notifyfs: -o unheard_of: unknown option; ")
-    assert run(tree / "source", program="mount.notifyfs").returncode == 1
-    for flags in ("-n", "-f"):
-        code, out, err = said(run(nowhere, tree / "mount", flags, program="mount.notifyfs"))
-        assert (code, out) == (32, "")
-        assert err.startswith(f"notifyfs: {nowhere}: the source: No such file or directory")
-
-
-def test_a_fake_mount_checks_and_does_not_mount(tree: Path) -> None:
-    assert said(run(tree / "source", tree / "mount", "-f", program="mount.notifyfs")) == (0, "", "")
-    assert state(tree / "mount") is None
-
-
-# The doctor.
-
-
-@pytest.mark.usefixtures("fuse")
-def test_the_doctor_finds_nothing_missing_where_mounting_works() -> None:
-    code, out, err = said(run("doctor"))
-    assert (code, err) == (0, "")
-    verdicts = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
-    assert set(verdicts) <= {"ok", "note"}
-    for looked_at in (
-        "pyfuse3",
-        "trio",
-        "attrs",
-        "click",
-        "libfuse3",
-        "/dev/fuse",
-        "the kernel's FUSE",
-        "RLIMIT_NOFILE",
-        "max_user_watches",
-    ):
-        assert looked_at in out
-
-
-def test_the_doctor_says_what_is_missing_and_how_to_mend_it(tmp_path: Path) -> None:
-    # A namespace of its own, in which nothing is mounted on /dev but an empty directory.
-    (tmp_path / "empty").mkdir()
-    script = 'mount --bind "$1" /dev && exec "$2" doctor'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", tmp_path / "empty", BIN / "notifyfs"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=40)
-    assert done.returncode == 1
-    assert re.search(r"^missing +/dev/fuse: does not exist\n +as root: modprobe fuse; ", done.stdout, re.MULTILINE)
-    assert done.stderr == "notifyfs: this machine cannot mount yet; mend what is missing above\n"
-
-
-def kernel_findings(kernel: probe.Kernel, monkeypatch: pytest.MonkeyPatch) -> list[doctor.Finding]:
-    monkeypatch.setattr(probe, "attempt", lambda: kernel)
-    return [finding for finding in doctor.examine() if finding.what.startswith("the kernel's FUSE")]
-
-
-def test_the_doctor_says_each_thing_that_the_kernel_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = [field.name for field in attrs.fields(probe.Kernel)]
-    for number, fact in enumerate(facts):
-        kernel = probe.Kernel(**{each: each != fact for each in facts})
-        found = kernel_findings(kernel, monkeypatch)
-        assert [finding.verdict for finding in found] == ["ok"] * number + ["note"] + ["ok"] * (len(facts) - number - 1)
-        assert found[number].remedy == "see Kernels in docs/operating.md"
-
-
-def test_a_kernel_that_cannot_be_tried_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    def attempt() -> probe.Kernel:
-        raise PermissionError(1, "Operation not permitted", "fuse")
-
-    monkeypatch.setattr(probe, "attempt", attempt)
-    (found,) = (finding for finding in doctor.examine() if finding.what.startswith("the kernel's FUSE"))
-    assert found.verdict == "note"
-    assert "Operation not permitted" in found.what
-
-
-def test_a_log_that_cannot_be_written_is_one_line_with_a_remedy(tmp_path: Path) -> None:
-    for name in ("source", "mount"):
-        (tmp_path / name).mkdir()
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "notifyfs.commands.main",
-            "mount",
-            "-o",
-            "log=/nonexistent/x",
-            tmp_path / "source",
-            tmp_path / "mount",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "notifyfs: /nonexistent/x: the log: No such file or directory; choose another with -o log=FILE\n"
-    )

@@ -120,8 +120,7 @@ def run(wishes: Wishes) -> int:
     passes, line = wishes.filter(), wishes.line()
     settle, rules = wishes.settling(), wishes.rules()
     stderr = _Voice(to_syslog=False)
-    operands = [*read_lists(wishes.fromfile, stderr.say), *map(os.fsencode, wishes.paths)]
-    paths, excluded = sort_out(operands)
+    paths, excluded = sort_out([*read_lists(wishes.fromfile, stderr.say), *map(os.fsencode, wishes.paths)])
     if not paths:
         raise Complaint("No files specified to watch!")
     output = _open_output(wishes)

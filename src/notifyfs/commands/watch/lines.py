@@ -1,6 +1,6 @@
 """What is printed for an event: inotifywait 3.22's lines, and JSON.
 
-Learned from the program's behaviour; ``tests/test_watch.py`` compares every form with the binary.
+Learned from the program's behaviour; ``tests/watch/test_watch.py`` compares every form with the binary.
 A rename in one piece, which only ``--settle`` makes, is ours: see ``joined``.
 """
 
