@@ -135,7 +135,7 @@ async def test_two_who_send_let_no_event_out_before_its_gate_is_open(line: Line)
     line.append(first)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(line.outlet.send, line.queue)
-        nursery.start_soon(line.outlet.send_until, line.queue, line.queue.end)
+        nursery.start_soon(line.outlet.send_until, line.queue, line.queue.entered)
         await wait_all_tasks_blocked()
         line.append(second)
         first.open()
@@ -150,7 +150,7 @@ async def test_a_barrier_waits_for_what_was_there_and_for_nothing_else(line: Lin
     line.append()
     line.append(first)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(line.outlet.send_until, line.queue, line.queue.end)
+        nursery.start_soon(line.outlet.send_until, line.queue, line.queue.entered)
         await wait_all_tasks_blocked()
         line.append(never)
         assert line.numbers() == [1]
@@ -175,7 +175,7 @@ async def test_a_barrier_ends_in_a_flood(line: Line) -> None:
         nursery.start_soon(line.outlet.send, line.queue)
         nursery.start_soon(flood)
         for _ in range(10):
-            await line.outlet.send_until(line.queue, line.queue.end)
+            await line.outlet.send_until(line.queue, line.queue.entered)
             await trio.lowlevel.checkpoint()
         reading.cancel()
     await line.outlet.send(line.queue)
@@ -266,13 +266,13 @@ async def test_a_barrier_does_not_wait_for_room_on_the_event_descriptor(small: N
     for _ in range(1000):
         packets.append()
     assert isinstance(packets.outlet, Packets)
-    await packets.outlet.send_until(packets.queue, packets.queue.end)
+    await packets.outlet.send_until(packets.queue, packets.queue.entered)
     left = packets.queue.bytes + packets.outlet.waiting
     got = packets.numbers()
     assert 0 < len(got) < 1000
     assert left == (1000 - len(got)) * len(bytes(event(1)))
     while len(got) < 1000:
-        await packets.outlet.send_until(packets.queue, packets.queue.end)
+        await packets.outlet.send_until(packets.queue, packets.queue.entered)
         more = packets.numbers()
         assert more, "each barrier sends what there is room for"
         got += more
@@ -303,7 +303,7 @@ async def test_who_has_closed_the_event_descriptor_hears_no_more_and_costs_nothi
     gate = Gate()
     packets.append(gate)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(packets.outlet.send_until, packets.queue, packets.queue.end)
+        nursery.start_soon(packets.outlet.send_until, packets.queue, packets.queue.entered)
         await wait_all_tasks_blocked()
         gate.open()
     assert len(packets.queue) == 0

@@ -89,24 +89,18 @@ class Queue:
         self.entered = 0
         """Events that were queued, as ``kinds`` has them."""
         self.left = 0
-        """Events that were taken, or found to repeat what was."""
+        """Events that were taken."""
         self._items: deque[Item] = deque()
         self._held: dict[Gate, _Kept] = {}
         self._kept = 0  # how many events there are in these, besides repeats and overflows
         self._unread = unread
         self._taken = 0  # taken and, when last asked, unread
         self._last: Item | None = None  # the last one taken
-        self._unsure = False  # whether the oldest event counts, or is a repeat of the last one taken
         self._overflow_queued = False
         self._overflow_age = 0  # items taken since OVERFLOW was, itself included; 0: it was read
 
     def __len__(self) -> int:
         return len(self._items) + self._kept
-
-    @property
-    def end(self) -> int:
-        """What ``left`` is once all that is queued now has left, besides what a doubt keeps back."""
-        return self.left + len(self._items)
 
     @property
     def gate(self) -> Gate | None:
@@ -179,8 +173,6 @@ class Queue:
             item = items[0]
             if item.hidden:
                 break
-            if self._unsure and self._was_told(item):
-                continue
             left -= item.size
             if left < 0 and taken:
                 break
@@ -236,28 +228,11 @@ class Queue:
                 self.coalesced += 1
                 items[-1] = _joined(items[-1], item)
                 return
-        elif self._taken and self._last is not None and _repeats(self._last, item):
-            # Until this can be seen, the one before may be read, and what it tells of looked at in vain. A gate
-            # is opened by another thread: look at it before the client's end.
-            if item.hidden:
-                items.append(item)
-                self._unsure = True
-                return
-            if self._ask():
-                self.coalesced += 1
-                return
-        self._push(item)
-
-    def _was_told(self, item: Item) -> bool:
-        """Whether *item*, the oldest, which can be seen now, was told by the last one taken; else it counts."""
-        self._unsure = False
-        if self._last is not None and self._ask():
-            self._items.popleft()
-            self.left += 1
+        elif self._taken and self._last is not None and _repeats(self._last, item) and self._ask():
+            # Whatever its gates: as Linux does. Who reads the one before in that moment may look too early.
             self.coalesced += 1
-            return True
-        self._count(item)
-        return False
+            return
+        self._push(item)
 
     def _say_overflow(self) -> None:
         if self._overflow_age and self._overflow_age > self._ask():
@@ -268,9 +243,6 @@ class Queue:
 
     def _push(self, item: Item) -> None:
         self._items.append(item)
-        self._count(item)
-
-    def _count(self, item: Item) -> None:
         self.entered += 1
         self.kinds[item.record.mask] += 1
         self.bytes += item.size

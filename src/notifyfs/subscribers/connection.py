@@ -130,7 +130,7 @@ class Subscriber:
     async def _barrier(self) -> None:
         """Send every event that is queued now, as far as there is room; not what comes meanwhile."""
         await pass_doubts(self._queue)
-        await self._outlet.send_until(self._queue, self._queue.end)
+        await self._outlet.send_until(self._queue, self._queue.entered)
 
     async def _request(self) -> tuple[Record, Descriptors]:
         """Read the next request and its descriptors.
