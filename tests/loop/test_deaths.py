@@ -82,6 +82,15 @@ async def test_one_who_stops_waiting_decides_nothing(autojump_clock: MockClock) 
     assert death.given_up == 0
 
 
+async def test_a_forget_is_late_when_the_time_is_over_whether_anybody_waited_or_not(autojump_clock: MockClock) -> None:
+    death = Death()
+    await trio.sleep(0.2)
+    assert not death.gate.late
+    await trio.sleep(0.01)
+    assert death.gate.late
+    assert death.gate.shut, "nothing runs while nobody waits"
+
+
 async def test_no_death_waits_for_another(autojump_clock: MockClock) -> None:
     first, second = Death(), Death()
     async with trio.open_nursery() as nursery:

@@ -164,3 +164,11 @@ def test_who_watches_it_is_woken_when_its_death_comes_into_doubt_and_when_it_is_
     assert rung == [1]
     tree.play("release f")
     assert rung[-1] == 0
+
+
+def test_what_is_forgotten_long_after_was_held_though_nobody_has_waited_for_that(tree: Tree) -> None:
+    """A client that does not read waits at no gate."""
+    tree.play("watch D / DELETE, watch F f DELETE_SELF, hold f, unlink f")
+    tree.undecided[0].late = True
+    tree.play("release f")
+    assert tree.heard() == ["D:DELETE f", "F:DELETE_SELF", "F:IGNORED"]

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """A ``core.queue.Gate`` that a test opens. *undecided* is what it calls when nothing decided in time."""
+    """A ``core.queue.Question`` that a test opens. *undecided* is what it calls when nothing decided in time."""
 
     def __init__(self, undecided: Callable[[], None] = lambda: None) -> None:
         self.shut = True
+        self.late = False
         self.expire = undecided
 
     def open(self) -> None:

@@ -35,6 +35,15 @@ class Gate(Protocol):
         ...
 
 
+class Question(Gate, Protocol):
+    """A gate that is shut until something is decided, in a time in which nothing may come about, too."""
+
+    @property
+    def late(self) -> bool:
+        """Whether that time is over."""
+        ...
+
+
 class Item(NamedTuple):
     """One event in the queue."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from notifyfs.core.filters import Matcher
     from notifyfs.core.inodes import Entry, Inode, Inodes
     from notifyfs.core.instances import Actor, Instance
-    from notifyfs.core.queue import Gate
+    from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice
 
 _KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
@@ -32,7 +32,7 @@ class Doubt(NamedTuple):
 
     change: Change
     notice: Notice
-    gate: Gate
+    gate: Question
     hidden: tuple[Gate, ...]
     """Those of ``change``."""
     instances: list[Instance]
@@ -60,7 +60,7 @@ class Watches:
         inodes: Inodes,
         changes: Changes,
         *,
-        doubt: Callable[[Callable[[], None]], Gate],
+        doubt: Callable[[Callable[[], None]], Question],
         hide: Callable[[tuple[tuple[int, bytes], ...]], tuple[Gate, ...]] = lambda _locked: (),
         failed: Callable[[str, Exception], None] = _reraise,
         owner: int = 0,
@@ -200,9 +200,11 @@ class Watches:
 
         Then a "die" is to be told; of a death in doubt it is told here.
         """
-        doubt = self._doubts.pop(inode, None)
-        if doubt is None:
+        doubt = self._doubts.get(inode)
+        if doubt is None or doubt.gate.late:
+            self.give_up(inode)  # it was held till now, and nobody has waited so long at its gate
             return inode.gone and bool(inode.watches) and not inode.in_use
+        del self._doubts[inode]
         try:
             self._decide(doubt)
         except Exception as error:  # noqa: BLE001 - handed on; what was held back goes on all the same

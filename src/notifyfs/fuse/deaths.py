@@ -26,6 +26,11 @@ class InDoubt:
         self._until = trio.current_time() + _HELD
         self._decided = trio.Event()
 
+    @property
+    def late(self) -> bool:
+        """Whether a FORGET that comes now says that something held it until now."""
+        return trio.current_time() > self._until
+
     def open(self) -> None:
         """It is decided."""
         self.shut = False
