@@ -109,6 +109,39 @@ def test_after_modify_the_file_has_its_new_size(tree: tuple[Path, Subscriber]) -
     react(subscriber, lambda number: os.truncate(file, (number + 1) % 7), size)
 
 
+def test_after_create_the_name_is_there_though_it_was_remembered_as_absent(
+    shared: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """mkdir(2) and its like look it up first, and with ``cache=always`` what they found is kept until they return."""
+    mount = shared("cache=always")
+    directory = mount.root / tmp_path.name
+    directory.mkdir()
+    (directory / "file").touch()
+    subscriber = Subscriber(mount.socket, os.fsencode(directory.name), event_fd=True)
+    subscriber.add(b"", flags.CREATE)
+    path = directory / "made"
+
+    def make(number: int) -> None:
+        if number:
+            (path.rmdir if path.is_dir() else path.unlink)()
+        assert not path.exists()
+        match number % 4:
+            case 0:
+                path.mkdir()
+            case 1:
+                os.mknod(path)
+            case 2:
+                path.hardlink_to(directory / "file")
+            case 3:
+                path.touch()
+
+    def look(_number: int) -> str | None:
+        return None if path.exists() else "it is not there"
+
+    react(subscriber, make, look)
+    subscriber.close()
+
+
 def test_after_delete_the_name_is_gone(tree: tuple[Path, Subscriber]) -> None:
     directory, subscriber = tree
     subscriber.add(b"", flags.DELETE)

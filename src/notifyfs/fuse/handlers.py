@@ -230,7 +230,7 @@ class Handlers(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._inodes[parent_inode]
         opened = self._files.create(parent, name, mode, flags, _caller(ctx), ctx.umask)
-        self._tell(opened.change)
+        self._tell_made(opened.change)
         return _information(opened), self._remembered(opened.handle.entry.inode, opened.found)
 
     @on_source
@@ -327,9 +327,15 @@ class Handlers(pyfuse3.Operations):
 
     # Answering
 
+    def _tell_made(self, change: Change) -> None:
+        """A name was made: if the kernel remembers that there was none, it finds none until the maker has run."""
+        if self._absent is not None:
+            change = change._replace(locked=((change.entry.parent.number, change.entry.name),))
+        self._tell(change)
+
     def _made(self, made: Made) -> EntryAttributes:
         change, found = made
-        self._tell(change)
+        self._tell_made(change)
         return self._remembered(change.entry.inode, found)
 
     def _remembered(self, inode: Inode, found: os.stat_result) -> EntryAttributes:

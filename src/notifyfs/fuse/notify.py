@@ -94,7 +94,7 @@ class Notify:
         From a writer's thread; at once if too many ask. An answered unlink still has its entry hashed until its caller
         has run, an answered write its file's old size; the lock of the directory or the file is free only after that.
 
-        *names*: those in this directory that were moved or removed. They serve kernels that do not wait for that:
+        *names*: those in this directory that were made, moved or removed. They serve kernels that do not wait for that:
         whoever uses one of them, or the attributes, next asks us.
         """
         expired: Sequence[bytes] = (_NO_NAME,)
