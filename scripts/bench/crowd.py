@@ -66,4 +66,6 @@ def main() -> None:
                 heard -= number
                 print("heard", flush=True)
 
+
+if __name__ == "__main__":
     main()

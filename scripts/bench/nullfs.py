@@ -164,9 +164,9 @@ def main() -> None:
     os.umask(0)
     pyfuse3.init(Null(float(seconds)), mountpoint, {*pyfuse3.default_options, "fsname=null"})
     if rest == ["turns"]:
-        from notifyfs.fuse.readloop import Turns  # noqa: PLC0415 - the other floor is without anything of ours
+        from notifyfs.fuse.readloop import Readiness, ReadLoop  # noqa: PLC0415 - the other floor is without anything of ours
 
-        pyfuse3.trio = Turns(_device(), lambda: False)  # type: ignore[attr-defined]
+        pyfuse3.trio = ReadLoop(Readiness(_device()), lambda: False)  # type: ignore[attr-defined]
     try:
         trio.run(pyfuse3.main)
     finally:

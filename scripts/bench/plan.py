@@ -51,48 +51,54 @@ class Settings:
 
 def measure(settings: Settings) -> Results:
     """Measure; Broken if that cannot be done."""
-    groups, quick, largest = settings.groups, settings.quick, settings.largest
+    largest = settings.largest
     results = Results()
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        say = stack.enter_context(telling())
+        say = stack.enter_context(progress())
         base = stack.enter_context(ground(settings.under.resolve(), 0 if settings.in_place else INODES + 2 * largest))
         results.about |= machine.describe(base)
         results.about |= {"command": settings.command, "rounds": settings.rounds, "largest": largest}
         results.about["left out"] = {name: lacks for name, peer in PEERS.items() if (lacks := peer.lacks())}
         results.about["left out"].setdefault(f"{SMALL_ONLY}, real work, reading and writing", LEAKS)
-        course = Course(results, settings.rounds, quick, say)
-        if "real" in groups:
-            with _places(course, base / "real", QUICK if quick else REAL) as found:
-                real.measure(course, found, material.make(base / "material", quick=quick))
-        if "micro" in groups:
-            with _places(course, base / "micro", MICRO) as found:
-                micro.single(course, found)
-                micro.listing(course, found)
-                micro.blocks(course, {name: place for name, place in found.items() if name != SMALL_ONLY})
-        if "requests" in groups:
-            with one_processor(), _places(course, base / "requests", REQUESTS) as found:
-                micro.requests(course, found)
-                tracing.count(course, found)
-        if "latency" in groups:
-            aside = base / "listeners"
-            aside.mkdir()
-            with _places(course, base / "latency", ("plain", "notifyfs")) as found:
-                listeners = latency.listeners(found["notifyfs"], found["plain"], aside)
-                latency.measure(course, listeners)
-                latency.rates(
-                    course, {name: listeners[name] for name in (latency.KERNEL, latency.EVENT_FD, latency.STREAM)}
-                )
-        if "subscribers" in groups:
-            subscribers.measure(course, base / "subscribers")
-        if "recursive" in groups:
-            recursive.measure(course, base / "recursive")
-        if "growth" in groups:
-            with one_processor():
-                growth.measure(course, base / "growth", largest)
+        course = Course(results, settings.rounds, settings.quick, say)
+        work(course, base, settings)
         results.about["load after"] = machine.load()
     results.about["minutes"] = round((time.monotonic() - began) / 60, 1)
     return results
+
+
+def work(course: Course, base: Path, settings: Settings) -> None:
+    """Measure each group that was asked for, in *base*."""
+    groups, quick = settings.groups, settings.quick
+    if "real" in groups:
+        with _places(course, base / "real", QUICK if quick else REAL) as found:
+            real.measure(course, found, material.make(base / "material", quick=quick))
+    if "micro" in groups:
+        with _places(course, base / "micro", MICRO) as found:
+            micro.single(course, found)
+            micro.listing(course, found)
+            micro.blocks(course, {name: place for name, place in found.items() if name != SMALL_ONLY})
+    if "requests" in groups:
+        with one_processor(), _places(course, base / "requests", REQUESTS) as found:
+            micro.requests(course, found)
+            tracing.count(course, found)
+    if "latency" in groups:
+        aside = base / "listeners"
+        aside.mkdir()
+        with _places(course, base / "latency", ("plain", "notifyfs")) as found:
+            listeners = latency.listeners(found["notifyfs"], found["plain"], aside)
+            latency.measure(course, listeners)
+            latency.rates(
+                course, {name: listeners[name] for name in (latency.KERNEL, latency.EVENT_FD, latency.STREAM)}
+            )
+    if "subscribers" in groups:
+        subscribers.measure(course, base / "subscribers")
+    if "recursive" in groups:
+        recursive.measure(course, base / "recursive")
+    if "growth" in groups:
+        with one_processor():
+            growth.measure(course, base / "growth", settings.largest)
 
 
 @contextlib.contextmanager
@@ -103,7 +109,7 @@ def _places(course: Course, base: Path, names: Sequence[str]) -> Iterator[dict[s
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """How far it is: one line that changes on a terminal, one for each thing that is measured elsewhere."""
     began = time.monotonic()
     terminal = sys.stderr.isatty()

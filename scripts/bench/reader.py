@@ -208,4 +208,6 @@ def main() -> int:
     reader.end()
     os._exit(0)  # whatever threads a package has started
 
+
+if __name__ == "__main__":
     main()

@@ -31,7 +31,7 @@ REQUESTS: Final = """
 System calls that are one request, or nearly (see the counts), against a filesystem on the same pyfuse3 and trio that
 has everything in memory and answers at once: `scripts/bench/nullfs.py`. All run on one processor: otherwise it is luck
 whether an idle one has to be woken for each request, and on a virtual machine that takes longer than the request.
-notifyfs reads requests with a loop of its own (`src/notifyfs/turns.py`); with that the null filesystem is the floor of
+notifyfs reads requests with a loop of its own (`src/notifyfs/fuse/readloop.py`); with that the null filesystem is the floor of
 what is left to us.
 """
 COUNTS: Final = """

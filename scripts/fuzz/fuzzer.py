@@ -18,7 +18,8 @@ from tests.conftest import Mount
 
 from notifyfs.protocol import flags
 from scripts.fuzz.allowed import ROWS
-from scripts.fuzz.generate import Generator, Profile, freely, mask
+from scripts.fuzz.generate import Generator, mask
+from scripts.fuzz.profile import Profile, freely
 from scripts.fuzz.session import HASTE, Difference, Ended, Session
 from scripts.fuzz.shrink import shrink, simplify
 from scripts.fuzz.steps import LISTENING, Step, together

@@ -253,17 +253,22 @@ class Growth(NamedTuple):
     """The same, since."""
 
 
-def stall(mount: Mount, events: int, length: int, mask: int = 0, *, event_fd: bool = False) -> Growth:
-    """Tell a subscriber that does not read of ten times *events*, the most that wait for it, with paths of *length*.
-
-    *mount* is new and has ``max_queued_events=`` *events*. *mask* is added to the watch's.
-    """
+def deep(mount: Mount, length: int) -> tuple[int, int]:
+    """Make a directory so deep that paths of *length* end in it: opened, and how long the names in it are."""
     place, below = mount.source, length
     while below > 255:  # noqa: PLR2004 - NAME_MAX
         place /= "d" * 127
         below -= 128
         place.mkdir()
-    directory = os.open(mount.root / place.relative_to(mount.source), os.O_PATH)
+    return os.open(mount.root / place.relative_to(mount.source), os.O_PATH), below
+
+
+def stall(mount: Mount, events: int, length: int, mask: int = 0, *, event_fd: bool = False) -> Growth:
+    """Tell a subscriber that does not read of ten times *events*, the most that wait for it, with paths of *length*.
+
+    *mount* is new and has ``max_queued_events=`` *events*. *mask* is added to the watch's.
+    """
+    directory, below = deep(mount, length)
     # Two names in turn: nothing is told that equals the last, and no file is left behind.
     names = [letter * below for letter in (b"a", b"b")]
     os.mknod(names[0], dir_fd=directory)

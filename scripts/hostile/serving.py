@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 import trio
 from tests.support import wireclient as w
 
-from notifyfs.observe.statistics import Counted, Statistics
-from notifyfs.passthrough.source import O_PATH, Backing
+from notifyfs.core.changes import Changes
+from notifyfs.core.watches import Watches
+from notifyfs.fuse.deaths import InDoubt
+from notifyfs.observe.statistics import Statistics
+from notifyfs.passthrough.source import O_PATH, Source
+from notifyfs.subscribers.capabilities import Capabilities
 from notifyfs.subscribers.resolve import Resolver
-from notifyfs.subscribers.server import Limits, Server
+from notifyfs.subscribers.server import Server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,16 +40,18 @@ class Served:
             w.touch(source / name)
         for name, target in (("loop", "loop"), ("in", "/mount/d"), ("out", "/etc"), ("up", "..")):
             (source / name).symlink_to(target)
-        self._backing = Backing(os.open(source, O_PATH), 64)
-        self._watches = Counted(self._backing.inodes)
+        self._source = Source(os.open(source, O_PATH), 64)
+        inodes = self._source.inodes
+        changes = Changes()
+        self._watches = Watches(inodes, changes, doubt=InDoubt)
+        changes.attach(self._watches)
         self._server = Server(
-            self._watches,
-            Resolver(self._backing, b"/mount", (0, 0)),
-            Limits(),
-            settled=trio.lowlevel.checkpoint,
-            decided=trio.lowlevel.checkpoint,
-            about={"version": 1},
-            statistics=Statistics(self._watches, lambda: {"inodes": len(self._backing.inodes)}),
+            Capabilities(
+                watches=self._watches,
+                resolver=Resolver(self._source, b"/mount", (0, 0)),
+                statistics=Statistics(self._watches, changes, lambda: {"inodes": len(inodes)}),
+                about={"version": 1},
+            )
         )
         self._path = str(directory / "socket")
         self._faults: list[str] = []
@@ -85,11 +91,12 @@ class Served:
 
     def _idle(self) -> bool:
         watches = self._watches
-        held = len(watches.instances), watches.total, watches.origins, len(self._backing.inodes)
+        accounts = watches.accounts
+        held = len(watches.instances), accounts.watches, accounts.origins, len(self._source.inodes)
         return held == (0, 0, 0, 1) and self._held() == self._descriptors
 
     def _held(self) -> int:
-        return len(os.listdir("/proc/self/fd")) - self._backing.descriptors
+        return len(os.listdir("/proc/self/fd")) - self._source.descriptors
 
 
 class _Noting(logging.Handler):

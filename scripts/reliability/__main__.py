@@ -11,20 +11,20 @@ import time
 from pathlib import Path
 
 
-def main() -> int:
-    """Do one workload in a new place; print what was seen."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for."""
+    options = argparse.ArgumentParser(
         prog="reliability", description="Real work on a notifyfs mount, checked by the programs' own means. Needs root."
     )
-    parser.add_argument("--plain", action="store_true", help="on a plain directory instead, to compare the times")
-    parser.add_argument(
+    options.add_argument("--plain", action="store_true", help="on a plain directory instead, to compare the times")
+    options.add_argument(
         "--under",
         type=Path,
         default=Path(tempfile.gettempdir()),
         help="where to make the place (default: that for temporary files)",
     )
-    parser.add_argument("--option", "-o", action="append", default=[], help="a mount option, besides allow_other")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="WORKLOAD")
+    options.add_argument("--option", "-o", action="append", default=[], help="a mount option, besides allow_other")
+    commands = options.add_subparsers(dest="command", required=True, metavar="WORKLOAD")
     build = commands.add_parser("build", help="build Debian's zlib and sqlite3, and run their tests, as nobody")
     build.add_argument("--sources", type=Path, help="where `apt-get source` has put them (default: get them by it)")
     build.add_argument("--only", choices=("zlib", "sqlite3"), help="only this one")
@@ -37,9 +37,15 @@ def main() -> int:
     )
     wal.add_argument("--seconds", type=int, default=60, help="of writing (default: 60)")
     wal.add_argument("--writers", type=int, default=4, help="how many (default: 4)")
-    arguments = parser.parse_args()
+    return options
+
+
+def main() -> int:
+    """Do one workload in a new place; print what was seen."""
+    options = parser()
+    arguments = options.parse_args()
     if os.geteuid():
-        parser.error("root is needed, to mount for all users and to be them: run it by sudo")
+        options.error("root is needed, to mount for all users and to be them: run it by sudo")
 
     from scripts.reliability import build as building  # noqa: PLC0415 - `--help` needs no pytest
     from scripts.reliability import postgresql, sqlite  # noqa: PLC0415 - the same

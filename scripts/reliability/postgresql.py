@@ -158,15 +158,8 @@ def _work(place: Place, database: Database, *, seconds: int, scale: int, clients
     database.call("pg_amcheck", "--install-missing", "--heapallindexed", "--parent-check", "-d", "bench")
     clock.done(f"pg_amcheck --heapallindexed --parent-check: nothing found; {rows} rows, sums agree")
 
-    dump = database.data.parent / "dump.sql"
-    database.call("pg_dump", "-f", dump, "bench")
-    database.call("createdb", "copy")
-    database.call("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", "copy", "-f", dump)
-    again = place.aside / "again.sql"
-    database.call("pg_dump", "-f", again, "copy")
-    if _statements(dump) != _statements(again):
-        raise Failed("the dump of the restored dump differs")
-    clock.done(f"pg_dump, restored, and dumped again: the same {dump.stat().st_size >> 20} MiB")
+    size = _restored(place, database)
+    clock.done(f"pg_dump, restored, and dumped again: the same {size >> 20} MiB")
     database.stop()
     said = database.call("pg_checksums", "--check", "-D", database.data)
     clock.done("clean stop; pg_checksums: " + ", ".join(re.findall(r"(?:Blocks scanned|Bad checksums): +\d+", said)))
@@ -175,6 +168,19 @@ def _work(place: Place, database: Database, *, seconds: int, scale: int, clients
     ]
     if bad:
         raise Failed(f"PostgreSQL complained:\n{chr(10).join(bad[:20])}")
+
+
+def _restored(place: Place, database: Database) -> int:
+    """Dump, restore, and dump again; the dump's size. Failed: the two differ."""
+    dump = database.data.parent / "dump.sql"
+    database.call("pg_dump", "-f", dump, "bench")
+    database.call("createdb", "copy")
+    database.call("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", "copy", "-f", dump)
+    again = place.aside / "again.sql"
+    database.call("pg_dump", "-f", again, "copy")
+    if _statements(dump) != _statements(again):
+        raise Failed("the dump of the restored dump differs")
+    return dump.stat().st_size
 
 
 def _result(bench: subprocess.Popen[str], *, aborted: bool) -> int:

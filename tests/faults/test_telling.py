@@ -12,8 +12,8 @@ import pytest
 
 from notifyfs.core.queue import OVERFLOW
 from notifyfs.protocol import flags
-from tests.pure.test_watches import Nobody, Tree, add, recount
 from tests.support import wireclient as w
+from tests.support.tree import Nobody, Tree, add, counted, recount
 from tests.support.wireclient import Wire
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ from notifyfs.core import watches
 
 told = watches.notices
 
-def notices(operation, entry, *args, **kwargs):
-    cursed = re.fullmatch(rb"cursed(\\d)", entry.name)
-    for number, notice in enumerate(told(operation, entry, *args, **kwargs)):
+def notices(change):
+    cursed = re.fullmatch(rb"cursed(\\d)", change.entry.name)
+    for number, notice in enumerate(told(change)):
         if cursed and number == int(cursed[1]):
             raise RuntimeError("a fault while telling")
         yield notice
@@ -102,8 +102,8 @@ def test_an_attribute_changed_by_a_name_that_cannot_be_found_is_an_overflow(
 ) -> None:
     """The daemon asks /proc through which of its names a file was changed; here that fails in a way nobody foresaw."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from notifyfs import reporting\ndef descriptor_path(thread): raise RuntimeError('a fault')\n"
-        "reporting.descriptor_path = descriptor_path\n",
+        "from notifyfs.passthrough import attribution\ndef descriptor_path(thread): raise RuntimeError('a fault')\n"
+        "attribution.descriptor_path = descriptor_path\n",
         "utf-8",
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -131,16 +131,15 @@ def failures() -> list[str]:
 @pytest.fixture
 def tree(failures: list[str]) -> Tree:
     """The root with f, whose first watch asks who did it: nobody here can answer that, and it is an error."""
-    tree = Tree()
+    tree = Tree(failed=lambda what, _error: failures.append(what))
     tree.play("make f")
-    tree.watches.failed = lambda what, _error: failures.append(what)
     return tree
 
 
 def sound(tree: Tree) -> bool:
     """Whether nothing waits, and what is counted is there."""
-    counted = tree.watches.total, tree.watches._recursive, tree.watches.origins  # noqa: SLF001 - no event shows it
-    return counted == recount(tree) and not tree.watches.undecided and not tree.watches._backlog  # noqa: SLF001 - the same
+    waiting = [gate for instance in tree.watches.instances for gate in instance.queue.doubts]
+    return counted(tree) == recount(tree) and not tree.undecided and not waiting
 
 
 def test_a_watch_ends_though_its_last_word_cannot_be_told(tree: Tree, failures: list[str]) -> None:
@@ -160,32 +159,35 @@ def test_a_dead_file_has_no_watch_though_its_death_cannot_be_told(tree: Tree, fa
     add(tree, "f", flags.DELETE_SELF, second)
     entry = tree.at("f")
     tree.inodes.forget(entry.inode, entry.inode.lookups)  # the kernel will say no more of it
-    tree.watches.tell("unlink", entry, Nobody(), dies=tree.inodes.remove(entry, 0))
+    tree.tell("unlink", entry, dies=tree.gone(entry))
     assert tree.heard() == ["-1:Q_OVERFLOW"]
     assert tree.records(second) == [OVERFLOW]
     assert len(failures) == 1
     assert sound(tree)
-    assert (tree.watches.total, tree.inodes.get(entry.inode.number)) == (0, None)
+    assert (counted(tree), tree.inodes.get(entry.inode.number)) == ((0, 0, 0), None)
 
 
 def test_what_is_behind_an_event_that_cannot_be_told_is_told(tree: Tree, failures: list[str]) -> None:
-    tree.play("make g, watch G g, hold g, unlink g")  # its death is in doubt, and all that follows waits
     second = tree.subscribe()
+    tree.play("make g, watch G g, hold g")
+    add(tree, "g", flags.DELETE_SELF, second)
     add(tree, "", flags.CREATE | flags.DELETE, second)
+    tree.play("unlink g")  # its death is in doubt, and what follows waits, for both
     tree.play("make h, mkdir s")
-    tree.instance.queue.append = lambda *_: 1 // 0  # type: ignore[method-assign, assignment]
+    assert tree.records(second) == []
+    tree.instance.queue.insert = lambda *_: 1 // 0  # type: ignore[method-assign, assignment]
     tree.play("release g")
     names = [(record.mask & ~flags.ISDIR, record.name) for record in tree.records(second)]
     assert names == [
-        (flags.Q_OVERFLOW, b""),
         (flags.DELETE, b"g"),
         (flags.CREATE, b"h"),
         (flags.CREATE, b"s"),
+        (flags.Q_OVERFLOW, b""),
     ]
     assert tree.heard() == ["G:ATTRIB", "-1:Q_OVERFLOW"]
     assert len(failures) == 1
     assert sound(tree)
-    assert tree.watches.total == 1
+    assert counted(tree) == (1, 0, 0)
 
 
 def test_a_death_that_could_not_be_put_off_is_told_by_the_forget(tree: Tree, failures: list[str]) -> None:

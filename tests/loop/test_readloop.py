@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from notifyfs.fuse.readloop import TURN, Turns
+from notifyfs.fuse.readloop import TURN, Readiness, ReadLoop
 from notifyfs.protocol import flags
 from tests.support.wireclient import Wire, readable
 
@@ -51,7 +51,7 @@ def busy(tree: Path) -> Iterator[Path]:
 def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> None:
     out, into = device
     os.write(into, b"requests")
-    turns = Turns(out, lambda: False)
+    loop = ReadLoop(Readiness(out), lambda: False)
     rounds = 0
 
     async def others() -> None:
@@ -65,7 +65,7 @@ def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> Non
             nursery.start_soon(others)
             began, count = time.perf_counter(), 0
             while (took := time.perf_counter() - began) < 100 * TURN:
-                await turns.wait_readable(out)
+                await loop.wait_readable(out)
                 count += 1
             nursery.cancel_scope.cancel()
             return count, took
@@ -78,16 +78,16 @@ def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> Non
 
 def test_a_daemon_that_nobody_asks_sleeps(device: tuple[int, int]) -> None:
     out, into = device
-    turns = Turns(out, lambda: False)
+    loop = ReadLoop(Readiness(out), lambda: False)
 
     async def requests() -> float:
         for _ in range(1000):  # so many that it looks for the next one
             os.write(into, b"r")
-            await turns.wait_readable(out)
+            await loop.wait_readable(out)
             os.read(out, 1)
         began = time.process_time()
         with trio.move_on_after(0.5) as nothing:
-            await turns.wait_readable(out)
+            await loop.wait_readable(out)
         assert nothing.cancelled_caught
         return time.process_time() - began
 

@@ -12,12 +12,16 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
+from notifyfs.fuse import probe
 from tests.conftest import Mount, wait_until
+from tests.support import wireclient
 from tests.support.posix import (
     EXCHANGE,
     as_user,
@@ -282,6 +286,29 @@ def test_root_is_kept_out_of_a_users_own_mount(fuse: None, posix_base: Path) -> 
         assert "allow_other" not in line
 
     users_own(posix_base, "four", body)
+
+
+def test_what_the_kernel_does_is_tried_through_fusermount3_just_as_well(fuse: None, posix_base: Path) -> None:
+    expected = probe.examine()
+
+    def body(directory: Path) -> None:
+        tempfile.tempdir = str(directory)
+        assert probe.examine() == expected
+        assert os.listdir(directory) == []
+        assert "notifyfs-probe" not in Path("/proc/self/mountinfo").read_text("utf-8")
+
+    as_who_may_mount(posix_base, "prober", body)
+
+
+def test_hello_says_that_closes_may_come_late_where_fusectl_cannot_be_had(fuse: None, posix_base: Path) -> None:
+    def body(mount: Mount) -> None:
+        with wireclient.Wire(mount) as wire:
+            kernel = wire.hello()["kernel"]
+        late = "a close may be told after later operations" in mount.log
+        assert kernel == attrs.asdict(probe.examine()) | {"release_in_order": not late}
+        assert late != os.path.ismount("/sys/fs/fuse/connections")
+
+    users_own(posix_base, "late", body)
 
 
 def test_while_a_signalled_daemon_waits_for_fusermount3_it_goes_on_serving(fuse: None, posix_base: Path) -> None:

@@ -8,33 +8,33 @@ from typing import NamedTuple
 
 import pytest
 
-from notifyfs.core.filters import MOST, MOST_OF_USER, Draft, Filter
+from notifyfs.core.filters import MOST, MOST_OF_USER, Draft, Matcher
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
 from notifyfs.protocol import flags, requests
 from notifyfs.protocol.records import Origin
-from tests.pure.test_watches import Tree
+from tests.support.tree import Tree
 
 
-class Doer(NamedTuple):
+class Person(NamedTuple):
     process: int = 1
     uid: int = 0
 
     def look(self) -> None:
         """Nothing to find out."""
 
-    def origin(self, sequence: int) -> Origin:
-        return Origin(sequence, 0, self.process, self.uid, 0)
+    def origin(self, number: int) -> Origin:
+        return Origin(number, 0, self.process, self.uid, 0)
 
 
-def drafted(*rules: tuple[int, bytes], process: int = 7, user: int = 1000) -> Filter:
+def drafted(*rules: tuple[int, bytes], process: int = 7, user: int = 1000) -> Matcher:
     draft = Draft(process, user)
     for kind, value in rules:
         draft.add(kind, value)
     return draft.take()
 
 
-def excluding(*lines: bytes) -> Filter:
+def excluding(*lines: bytes) -> Matcher:
     return drafted(*((requests.FILTER_EXCLUDE, line) for line in lines))
 
 
@@ -61,12 +61,12 @@ def excluding(*lines: bytes) -> Filter:
     ],
 )
 def test_excluding_is_what_gitignore_says(lines: list[bytes], name: bytes, is_dir: bool, passes: bool) -> None:  # noqa: FBT001 - a table
-    assert excluding(*lines).passes(name, Doer(), is_dir=is_dir) is passes
+    assert excluding(*lines).passes(name, Person(), is_dir=is_dir) is passes
 
 
 def test_including_and_excluding_both_decide() -> None:
     chosen = drafted((requests.FILTER_INCLUDE, b"*.py"), (requests.FILTER_EXCLUDE, b"test_*"))
-    told = [name for name in (b"a.py", b"test_a.py", b"a.c") if chosen.passes(name, Doer(), is_dir=False)]
+    told = [name for name in (b"a.py", b"test_a.py", b"a.c") if chosen.passes(name, Person(), is_dir=False)]
     assert told == [b"a.py"]
 
 
@@ -81,14 +81,14 @@ def test_including_and_excluding_both_decide() -> None:
 )
 def test_processes(kind: int, value: bytes, told: list[int]) -> None:
     chosen = drafted((kind, value))
-    assert [process for process in (0, 1, 7) if chosen.passes(b"a", Doer(process), is_dir=False)] == told
+    assert [process for process in (0, 1, 7) if chosen.passes(b"a", Person(process), is_dir=False)] == told
     assert chosen.asks_process
 
 
 @pytest.mark.parametrize(("kind", "told"), [(requests.FILTER_PROCESS, False), (requests.FILTER_NOT_PROCESS, True)])
 def test_a_process_that_is_not_seen_is_nobody(kind: int, told: bool) -> None:  # noqa: FBT001 - a table
     """Also for a subscriber in another process namespace, whose own number is 0."""
-    assert drafted((kind, b""), process=0).passes(b"a", Doer(0), is_dir=False) is told
+    assert drafted((kind, b""), process=0).passes(b"a", Person(0), is_dir=False) is told
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_process_that_is_not_seen_is_nobody(kind: int, told: bool) -> None:  #
 )
 def test_users(kind: int, value: bytes, told: list[int]) -> None:
     chosen = drafted((kind, value))
-    assert [uid for uid in (0, 33, 1000) if chosen.passes(b"", Doer(uid=uid), is_dir=False)] == told
+    assert [uid for uid in (0, 33, 1000) if chosen.passes(b"", Person(uid=uid), is_dir=False)] == told
     assert not chosen.asks_process
 
 
@@ -166,7 +166,7 @@ def test_the_filters_of_a_user_have_at_most_so_many_rules_together() -> None:
     tree.watches.add(instance, tree.of("b").inode, flags.DELETE, half)  # in place of the first
     with pytest.raises(OSError, match=rf"Errno {errno.ENOSPC}"):
         tree.watches.add(instance, tree.of("c").inode, flags.CREATE, half)
-    tree.watches.remove(instance, wd, Doer())
+    tree.watches.remove(instance, wd, Person())
     tree.watches.add(instance, tree.of("c").inode, flags.CREATE, half)
 
 
@@ -192,7 +192,7 @@ def test_adding_again_without_a_filter(mask: int, told: list[str]) -> None:
 
 def heard_of(tree: Tree, instance: Instance, path: str) -> list[str]:
     tree.play(f"mkdir {path}")
-    return [record.name.decode() for record, _ in instance.queue.take(1 << 20)]
+    return [record.name.decode() for record in tree.records(instance)]
 
 
 def test_what_is_left_out_does_not_use_up_a_oneshot_watch() -> None:

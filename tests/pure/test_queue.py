@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from notifyfs.core.queue import OVERFLOW, Item, Queue, size
+from notifyfs.core.queue import OVERFLOW, Item, Queue
 from notifyfs.protocol import flags
-from notifyfs.protocol.records import Origin, Record
-
-EVERYTHING = 1 << 62
-
-
-class Subscriber:
-    """A queue, and a reader at the other end of its socket."""
-
-    def __init__(self, limit: int = 100) -> None:
-        self.unread: list[Item] = []
-        self.asked = 0
-        self.queue = Queue(limit, self._count)
-
-    def _count(self) -> int:
-        self.asked += 1
-        return len(self.unread)
-
-    def tell(self, *records: Record) -> None:
-        for record in records:
-            self.queue.append(record)
-
-    def send(self, most: int = EVERYTHING) -> None:
-        self.unread += self.queue.take(most)
-
-    def read(self, count: int) -> list[Record]:
-        read, self.unread = self.unread[:count], self.unread[count:]
-        return [record for record, _ in read]
-
-    def drain(self) -> list[Record]:
-        self.send()
-        return self.read(len(self.unread))
-
-
-def modify(name: bytes = b"f", wd: int = 1) -> Record:
-    return Record(wd, flags.MODIFY, 0, name)
+from notifyfs.protocol.records import Record
+from tests.support.queues import EVERYTHING, Subscriber, modify, origin
 
 
 def numbered(count: int) -> list[Record]:
@@ -133,15 +98,11 @@ def test_after_a_reply_the_last_event_sent_is_closed() -> None:
     assert one.drain() == [modify(), modify()]
 
 
-def origin(pid: int) -> Origin:
-    return Origin(1, 0, pid, 0, 0)
-
-
 def test_the_same_event_of_two_processes_is_two() -> None:
     queue = Queue(10, lambda: 0)
     for pid in (1, 1, 2):
         queue.append(modify(), origin(pid))
-    assert [by.pid for _, by in queue.take(EVERYTHING) if by] == [1, 2]
+    assert [item.origin.pid for item in queue.take(EVERYTHING) if item.origin] == [1, 2]
 
 
 # Overflow (parity N8)
@@ -227,7 +188,7 @@ def test_what_no_record_can_carry_is_said_by_an_overflow_though_there_is_room() 
 def test_take_gives_whole_events_up_to_so_many_bytes_and_always_one() -> None:
     one = Subscriber()
     one.tell(modify(b"n" * 15), modify(b""), modify(b"n" * 16))  # 32, 16 and 48 bytes
-    assert [record.name for record, _ in one.queue.take(0)] == [b"n" * 15]
+    assert [item.record.name for item in one.queue.take(0)] == [b"n" * 15]
     assert len(one.queue.take(16 + 47)) == 1
     assert len(one.queue.take(48)) == 1
     assert one.queue.take(EVERYTHING) == []
@@ -248,9 +209,9 @@ def test_counters_tell_what_happened() -> None:
     one = Subscriber(limit=2)
     one.tell(modify(), modify(), modify(b"g"), modify(b"lost"))
     queue = one.queue
-    assert (len(queue), queue.total, queue.coalesced, queue.dropped, queue.high_water) == (3, 3, 1, 1, 3)
+    assert (len(queue), queue.entered, queue.coalesced, queue.dropped, queue.high_water) == (3, 3, 1, 1, 3)
     one.drain()
-    assert (len(queue), queue.total, queue.high_water) == (0, 3, 3)
+    assert (len(queue), queue.entered, queue.high_water) == (0, 3, 3)
 
 
 def test_the_socket_is_not_asked_without_need() -> None:
@@ -346,13 +307,13 @@ class AgainstLinux(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_doubled_or_reordered(self) -> None:
-        items: list[Any] = list(self.ours.queue._items)  # noqa: SLF001 - taking them would change what is tested
-        assert [record for record, _ in [*self.ours.unread, *items]] == self.linux.pending
+        items: list[Item] = list(self.ours.queue._items)  # noqa: SLF001 - taking them would change what is tested
+        assert [item.record for item in [*self.ours.unread, *items]] == self.linux.pending
 
     @invariant()
     def the_bytes_are_counted(self) -> None:
         queue = self.ours.queue
-        assert queue.bytes == sum(map(size, queue._items))  # noqa: SLF001 - as above
+        assert queue.bytes == sum(item.size for item in queue._items)  # noqa: SLF001 - as above
         assert len(queue) <= queue.high_water
 
 

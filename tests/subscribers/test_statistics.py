@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 
 from notifyfs.commands import stats as showing
 from notifyfs.commands.main import main
+from notifyfs.core.changes import Changes
 from notifyfs.core.inodes import Inodes
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
-from notifyfs.observe import counters as meters
-from notifyfs.observe.counters import Meter, Tally
-from notifyfs.observe.statistics import Counted, Statistics
+from notifyfs.core.watches import Watches
+from notifyfs.fuse.deaths import InDoubt
+from notifyfs.observe import counters
+from notifyfs.observe.counters import RequestCounter, Tally
+from notifyfs.observe.statistics import Books, Statistics
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Record
 from tests.support import wireclient as w
@@ -130,7 +133,7 @@ def test_every_handler_of_a_request_is_counted(mount: Mount) -> None:
     """Those that the kernel asks for by number (fuse(4)) and that have an answer."""
     with Wire(mount) as wire:
         told = set(operations(wire))
-    code = "import pyfuse3\nfrom notifyfs.fuse.handlers import Operations as O\n"
+    code = "import pyfuse3\nfrom notifyfs.fuse.handlers import Handlers as O\n"
     code += "print(*(n for n, m in vars(O).items() if n in vars(pyfuse3.Operations) and callable(m)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     handlers = {name for name in found.stdout.split() if not name.startswith("_")}
@@ -259,11 +262,11 @@ def test_the_counts_outlive_who_heard_it(mounted: Callable[..., Mount]) -> None:
 
 def test_no_total_ever_goes_down_whenever_another_thread_looks() -> None:
     """To Prometheus that would be a restart, and the whole total would count once more."""
-    watches = Counted(Inodes(1, 2, lambda _inode: None))
+    books = Books()
     seen: list[int] = []
 
     def look(_frame: FrameType, _event: str, _arg: object) -> object:
-        seen.append(watches.tally().kinds.total())
+        seen.append(books.tally().kinds.total())
         return look
 
     before = sys.gettrace()
@@ -272,16 +275,16 @@ def test_no_total_ever_goes_down_whenever_another_thread_looks() -> None:
         for _ in range(5):
             instances = [Instance(0, Queue(10, lambda: 0), lambda: None) for _ in range(3)]
             for instance in instances:
-                watches.open(instance)
+                books.open(instance, 0)
                 instance.queue.append(Record(1, w.CREATE))
             for instance in instances:
-                watches.close(instance)
+                books.close(instance)
     finally:
         sys.settrace(before)
 
     assert len(seen) > 300
     assert seen == sorted(seen)
-    assert watches.tally().kinds == {w.CREATE: 15}
+    assert books.tally().kinds == {w.CREATE: 15}
 
 
 # Pages
@@ -367,24 +370,51 @@ def test_only_root_and_the_daemon_s_user_see_who_subscribes(shared: Callable[...
     assert 0 in rows
 
 
+def test_the_books_keep_what_was_counted_by_those_who_have_left() -> None:
+    books = Books()
+    instances = [Instance(0, Queue(10, lambda: 0), lambda: None) for _ in range(3)]
+    for pid, instance in enumerate(instances, 7):
+        books.open(instance, pid)
+        instance.queue.append(Record(1, flags.CREATE, 0, b"f"))
+    assert [tuple(opened) for opened in books.living.values()] == [(1, 7), (2, 8), (3, 9)]
+    seen = books.both
+    books.close(instances[1])
+    books.close(instances[1])
+    assert [opened.number for opened in books.living.values()] == [1, 3]
+    assert books.tally().kinds == {flags.CREATE: 3}
+    books.open(instances[1], 8)
+    assert books.living[instances[1]].number == 4
+    assert [opened.number for opened in seen[1].values()] == [1, 2, 3], "what another thread reads does not change"
+
+
+def test_operations_that_nobody_hears_of_are_counted(mount: Mount) -> None:
+    with Wire(mount) as wire:
+        before = wire.statistics()["mount"]["events"]
+        (mount.root / "d").mkdir()
+        (mount.root / "d").rename(mount.root / "e")
+        (mount.root / "e").rmdir()
+        after = wire.statistics()["mount"]
+    assert (after["events"] - before, after["kinds"]) == (3, {}), "one number for each"
+
+
 def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = (1 << 64) - 1
-    watches = Counted(Inodes(1, 2, lambda _inode: None))
+    changes = Changes(huge + 1)
+    watches = Watches(Inodes(1, 2, lambda _inode: None), changes, doubt=InDoubt)
     instance = Instance(0xFFFFFFFE, Queue(1, lambda: 0), lambda: None)
-    watches.open(instance)
     queue = instance.queue
-    queue.dropped = queue.coalesced = queue.high_water = queue.bytes = watches.total = huge
+    queue.dropped = queue.coalesced = queue.high_water = queue.bytes = watches.accounts.watches = huge
     queue.kinds.update({1 << bit: huge for bit in range(16)})
-    watches.sequence = huge
-    meter = Meter()
-    meter.buckets = [huge] * len(meter.buckets)
-    meter.nanoseconds = meter.errors = huge
-    monkeypatch.setattr(meters, "REQUESTS", {f"operation{number}": meter for number in range(40)})
-    statistics = Statistics(watches, lambda: dict.fromkeys(("inodes", "open_files", "descriptors"), huge))
+    counter = RequestCounter()
+    counter.buckets = [huge] * len(counter.buckets)
+    counter.nanoseconds = counter.errors = huge
+    monkeypatch.setattr(counters, "REQUESTS", {f"operation{number}": counter for number in range(40)})
+    statistics = Statistics(watches, changes, lambda: dict.fromkeys(("inodes", "open_files", "descriptors"), huge))
+    statistics.books.open(instance, 0x7FFFFFFF)
 
     for mask, names in ((0, [b""]), (OPERATIONS, [b"0", b"38", b"39"]), (INSTANCES, [b"0"])):
         for name in names:
-            answer = statistics.answer(Record(-2, mask, 0, name), instance, lambda: {instance: 0x7FFFFFFF})
+            answer = statistics.answer(Record(-2, mask, 0, name), instance)
             assert len(bytes(Record(0, flags.X_REPLY, 0, answer))) <= 16 + w.LONGEST_FIELD
             assert not mask or json.loads(answer)["rows"], "a page without a row would never end"
 
@@ -397,11 +427,11 @@ def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pyt
 @example([1])
 @example([(1 << 20) - 1] * 99 + [1 << 20])
 def test_a_bound_is_above_and_at_most_twice_what_was_measured(durations: list[int]) -> None:
-    meter = Meter()
+    counter = RequestCounter()
     for duration in durations:
-        meter.add(duration)
-    buckets = {str(exponent): count for exponent, count in enumerate(meter.buckets) if count}
-    told = showing.durations(buckets, meter.nanoseconds)
+        counter.add(duration)
+    buckets = {str(exponent): count for exponent, count in enumerate(counter.buckets) if count}
+    told = showing.durations(buckets, counter.nanoseconds)
 
     assert told["mean_ns"] == sum(durations) // len(durations)
     for percent in (50, 99):

@@ -12,10 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
 from notifyfs import mounts
+from notifyfs.commands import doctor
 from notifyfs.commands.main import printable
+from notifyfs.fuse import probe
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -410,6 +413,7 @@ def test_the_doctor_finds_nothing_missing_where_mounting_works() -> None:
         "click",
         "libfuse3",
         "/dev/fuse",
+        "the kernel's FUSE",
         "RLIMIT_NOFILE",
         "max_user_watches",
     ):
@@ -425,6 +429,30 @@ def test_the_doctor_says_what_is_missing_and_how_to_mend_it(tmp_path: Path) -> N
     assert done.returncode == 1
     assert re.search(r"^missing +/dev/fuse: does not exist\n +as root: modprobe fuse; ", done.stdout, re.MULTILINE)
     assert done.stderr == "notifyfs: this machine cannot mount yet; mend what is missing above\n"
+
+
+def kernel_findings(kernel: probe.Kernel, monkeypatch: pytest.MonkeyPatch) -> list[doctor.Finding]:
+    monkeypatch.setattr(probe, "attempt", lambda: kernel)
+    return [finding for finding in doctor.examine() if finding.what.startswith("the kernel's FUSE")]
+
+
+def test_the_doctor_says_each_thing_that_the_kernel_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [field.name for field in attrs.fields(probe.Kernel)]
+    for number, fact in enumerate(facts):
+        kernel = probe.Kernel(**{each: each != fact for each in facts})
+        found = kernel_findings(kernel, monkeypatch)
+        assert [finding.verdict for finding in found] == ["ok"] * number + ["note"] + ["ok"] * (len(facts) - number - 1)
+        assert found[number].remedy == "see Kernels in docs/operating.md"
+
+
+def test_a_kernel_that_cannot_be_tried_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt() -> probe.Kernel:
+        raise PermissionError(1, "Operation not permitted", "fuse")
+
+    monkeypatch.setattr(probe, "attempt", attempt)
+    (found,) = (finding for finding in doctor.examine() if finding.what.startswith("the kernel's FUSE"))
+    assert found.verdict == "note"
+    assert "Operation not permitted" in found.what
 
 
 def test_a_log_that_cannot_be_written_is_one_line_with_a_remedy(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from notifyfs.fuse import probe
 from notifyfs.mounts import options
 from notifyfs.protocol import flags
 from tests.conftest import wait_until
@@ -33,9 +34,13 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWERING = (
-    "server.py",
-    "resolve.py",
-    "backing.py",
+    "subscribers/connection.py",
+    "subscribers/requests.py",
+    "subscribers/descriptors.py",
+    "subscribers/resolve.py",
+    "subscribers/rights.py",
+    "passthrough/source.py",
+    "core/accounts.py",
     "core/inodes.py",
     "core/gitignore.py",
     "core/filters.py",
@@ -187,6 +192,11 @@ def test_the_keys_of_the_json_are_those_of_a_real_answer(mount: Mount) -> None:
     assert keys("The answer to hello") == set(greeting)
     flat = {f"{group}.{key}" for group, values in counters.items() for key in values}
     assert keys("The answer to statistics") == flat
+
+
+def test_each_thing_that_is_tried_of_the_kernel_has_its_row() -> None:
+    named = [span for row in rows("operating.md", "Kernels") for span in spans(row[0])]
+    assert named == [field.name for field in attrs.fields(probe.Kernel)]
 
 
 def test_the_bytes_are_what_is_really_sent_and_received(mount: Mount) -> None:

@@ -69,7 +69,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "_PATIENCE", 0.1)
 
 
-def line_of(mountpoint: str) -> mountinfo.Line | None:
+def line_of(mountpoint: str) -> mountinfo.MountLine | None:
     return mountinfo.top(mountpoint, mountinfo.read())
 
 
@@ -346,7 +346,7 @@ def test_only_a_socket_is_removed_as_a_socket(tmp_path: Path) -> None:
 def test_root_unlinks_nothing_that_another_user_s_entry_names(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
-    entry = registry.Entry("/m", "/s", str(tmp_path / "s"), 1, None, str(tmp_path / "e.json"), uid=NOBODY)
+    entry = registry.Registration("/m", "/s", str(tmp_path / "s"), 1, None, str(tmp_path / "e.json"), uid=NOBODY)
     entry.discard()
     assert (tmp_path / "s").exists()
 

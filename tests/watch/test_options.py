@@ -279,7 +279,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_a_rename_in_one_piece_is_printed_in_every_form() -> None:
-    old = lines.Told(b"d/", b'a"', flags.MOVED_FROM | flags.ISDIR, 7, 1, None, "/m")
+    old = lines.Report(b"d/", b'a"', flags.MOVED_FROM | flags.ISDIR, 7, 1, None, "/m")
     new = old._replace(watched=b"e/", name=b"b c,", mask=flags.MOVED_TO | flags.ISDIR, wd=2)
     event = old._replace(mask=old.mask | new.mask, to=new)
     assert lines.plain(event) == b'd/ MOVED_FROM,MOVED_TO,ISDIR a" -> e/b c,'

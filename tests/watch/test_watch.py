@@ -21,9 +21,9 @@ import pytest
 
 from notifyfs import Connection
 from notifyfs.commands.watch import lines
+from notifyfs.commands.watch.inotifywait import Translator, Watched
 from notifyfs.commands.watch.losses import Losses
 from notifyfs.commands.watch.patterns import Pattern
-from notifyfs.commands.watch.telling import Teller, Watched
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Origin, Record
 from tests.conftest import Mount, wait_until
@@ -666,8 +666,8 @@ def test_losses_that_go_on_are_told_a_line_at_a_time() -> None:
     assert losses.until is not None
     assert 3500 < losses.until - time.monotonic() <= 3600
 
-    losses.tell()
-    losses.tell()
+    losses.say()
+    losses.say()
     assert said[1:] == ["notifyfs watch: events were lost again: 983 more times, 984 in all"]
     assert losses.until is None
 
@@ -697,52 +697,52 @@ def test_every_event_word_is_inotifywaits(judge: None, tmp_path: Path, word: str
     assert lines.event_mask(word.upper()) == lines.WORDS[word]
 
 
-def told(teller: Teller, *records: Record) -> list[tuple[bytes, bytes, str]]:
-    return [(event.watched, event.name, lines.spell(event.mask).decode()) for event in teller.tell(records)]
+def told(translator: Translator, *records: Record) -> list[tuple[bytes, bytes, str]]:
+    return [(event.watched, event.name, lines.spell(event.mask).decode()) for event in translator.translate(records)]
 
 
 def test_a_directory_that_leaves_the_tree_is_told_when_the_next_record_decides() -> None:
-    teller = Teller("/m", flags.ALL_EVENTS, lambda _: True, twice=True)
-    teller.watches[1] = Watched(b"d/", recursive=True)
+    translator = Translator("/m", flags.ALL_EVENTS, lambda _: True, twice=True)
+    translator.watches[1] = Watched(b"d/", recursive=True)
     left = Record(1, flags.MOVED_FROM | flags.ISDIR, 7, b"s/t")
-    assert told(teller, left) == [(b"d/s/", b"t", "MOVED_FROM,ISDIR")]
-    assert teller.undecided
-    assert told(teller, Record(1, flags.MOVED_TO | flags.ISDIR, 8, b"u")) == [
+    assert told(translator, left) == [(b"d/s/", b"t", "MOVED_FROM,ISDIR")]
+    assert translator.pending
+    assert told(translator, Record(1, flags.MOVED_TO | flags.ISDIR, 8, b"u")) == [
         (b"d/s/t/", b"", "MOVE_SELF"),
         (b"d/", b"u", "MOVED_TO,ISDIR"),
     ]
-    assert not teller.undecided
-    assert told(teller, left, Record(1, flags.MOVED_TO | flags.ISDIR, 7, b"u")) == [
+    assert not translator.pending
+    assert told(translator, left, Record(1, flags.MOVED_TO | flags.ISDIR, 7, b"u")) == [
         (b"d/s/", b"t", "MOVED_FROM,ISDIR"),
         (b"d/", b"u", "MOVED_TO,ISDIR"),
         (b"d/u/", b"", "MOVE_SELF"),
     ]
-    told(teller, left)
-    assert [event.watched for event in teller.decide()] == [b"d/s/t/"]
-    assert not teller.undecided
+    told(translator, left)
+    assert [event.watched for event in translator.flush()] == [b"d/s/t/"]
+    assert not translator.pending
 
 
 def test_what_was_requested_only_to_make_another_event_of_it_is_not_told() -> None:
-    teller = Teller("/m", flags.DELETE_SELF, lambda _: True, twice=True)
-    teller.watches[1] = Watched(b"d/", recursive=True)
-    assert teller.mask(recursive=True) == flags.DELETE_SELF | flags.DELETE
-    assert teller.mask(recursive=False) == flags.DELETE_SELF
-    assert told(teller, Record(1, flags.DELETE, 0, b"f")) == []
-    assert told(teller, Record(1, flags.DELETE | flags.ISDIR, 0, b"s")) == [(b"d/s/", b"", "DELETE_SELF")]
-    assert told(teller, Record(-1, flags.Q_OVERFLOW)) == [(b"", b"", "Q_OVERFLOW")]
+    translator = Translator("/m", flags.DELETE_SELF, lambda _: True, twice=True)
+    translator.watches[1] = Watched(b"d/", recursive=True)
+    assert translator.mask(recursive=True) == flags.DELETE_SELF | flags.DELETE
+    assert translator.mask(recursive=False) == flags.DELETE_SELF
+    assert told(translator, Record(1, flags.DELETE, 0, b"f")) == []
+    assert told(translator, Record(1, flags.DELETE | flags.ISDIR, 0, b"s")) == [(b"d/s/", b"", "DELETE_SELF")]
+    assert told(translator, Record(-1, flags.Q_OVERFLOW)) == [(b"", b"", "Q_OVERFLOW")]
 
 
 def test_an_origin_belongs_to_the_record_after_it() -> None:
-    teller = Teller("/m", flags.CREATE, lambda _: True, twice=False)
-    teller.watches[1] = Watched(b"d/")
+    translator = Translator("/m", flags.CREATE, lambda _: True, twice=False)
+    translator.watches[1] = Watched(b"d/")
     origin = Origin(5, 6, 7, 8, 9, 0, b"sh")
     records = [
         Record(1, flags.CREATE | flags.X_ORIGIN, 0, bytes(origin)),
         Record(1, flags.CREATE, 0, b"f"),
         Record(1, flags.IGNORED),
     ]
-    (first,) = teller.tell(records[:2])
-    (second,) = teller.tell(records[2:])
+    (first,) = translator.translate(records[:2])
+    (second,) = translator.translate(records[2:])
     assert (first.name, first.origin, second.origin) == (b"f", origin, None)
 
 

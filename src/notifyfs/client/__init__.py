@@ -1,4 +1,7 @@
-"""The other end of the control socket, blocking; needs neither FUSE nor trio."""
+"""The other end of the control socket, blocking.
+
+Law: of ours it loads ``protocol`` alone, and neither pyfuse3, trio nor attrs: any program may import it.
+"""
 
 from notifyfs.client.batches import Rename
 from notifyfs.client.blocking import Connection, find_socket

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import attrs
 
 from notifyfs import mounts
+from notifyfs.fuse import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ def examine() -> list[Finding]:
     """Look at everything, in the order in which mounting needs it."""
     if not os.path.exists("/proc/self/mountinfo"):
         return [Finding("missing", "/proc: not mounted", "as root: mount -t proc proc /proc")]
-    parts = (_packages, _libfuse, _device, _rights, _allow_other, _directory, _background, _files, _inotify, _dead)
+    looked = (_packages, _libfuse, _device, _rights, _kernel, _allow_other, _directory, _background)
+    parts = (*looked, _files, _inotify, _dead)
     return [finding for part in parts for finding in part()]
 
 
@@ -104,6 +106,31 @@ def _rights() -> Iterator[Finding]:
         yield Finding("missing", f"{helper}: may not mount", f"as root: chmod u+s {helper}")
     else:
         yield Finding("ok", f"the right to mount: {helper}")
+
+
+def _kernel() -> Iterator[Finding]:
+    # On a connection of its own, as a mount does it: what there is to say should be known before one is made.
+    # What is found of a mount is in its answer to hello, which may differ in fusectl only (_background).
+    try:
+        kernel = probe.attempt()
+    except (OSError, mounts.MountError) as error:
+        yield Finding(
+            "note", f"the kernel's FUSE could not be tried: {error}", f"a mount then does without: {_KERNELS}"
+        )
+        return
+    for fact, (good, bad) in _FACTS.items():
+        if getattr(kernel, fact):
+            yield Finding("ok", f"the kernel's FUSE: {good}")
+        else:
+            yield Finding("note", f"the kernel's FUSE: {bad}", _KERNELS)
+
+
+_KERNELS: Final = "see Kernels in docs/operating.md"
+_FACTS: Final = {
+    "waits_for_lock": ("says when an operation is over", "does not say when an operation is over; events cost more"),
+    "expire_only": ("can expire a name", "cannot expire a name; a second name of a file may be told as the first"),
+    "release_in_order": ("tells closes in their order", "tells closes late when many come at once"),
+}
 
 
 def _allow_other() -> Iterator[Finding]:

@@ -196,7 +196,7 @@ def stats(path: str | None, socket: str | None, *, as_json: bool) -> None:
     they took. Half of them took less than P50, 99 of 100 less than P99; both are powers of two.
     """
     from notifyfs import client
-    from notifyfs.commands import stats as showing
+    from notifyfs.commands.stats import fetch, lines
 
     if path is not None and socket is not None:
         raise Misuse(f"{path}: --socket names the mount already; leave one of them out")
@@ -204,11 +204,11 @@ def stats(path: str | None, socket: str | None, *, as_json: bool) -> None:
         raise click.UsageError("Missing argument 'PATH'.")
     try:
         with client.Connection(socket or client.find_socket(path or ""), timeout=_ANSWERING) as connection:
-            counters = showing.fetch(connection)
+            counters = fetch(connection)
     except OSError as error:
         said = f"{path or socket}: {error.strerror or error}"
         raise Failure(said if ";" in said else f"{said}; `notifyfs list` shows the mounts") from None
-    click.echo(json.dumps(counters, indent=2) if as_json else "\n".join(map(printable, showing.lines(counters))))
+    click.echo(json.dumps(counters, indent=2) if as_json else "\n".join(map(printable, lines(counters))))
 
 
 @main.command()

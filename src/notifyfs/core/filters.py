@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import re
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -19,6 +19,8 @@ from notifyfs.protocol import requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from notifyfs.core.instances import Actor
+
 MOST: Final = 65536
 """What the rules of one filter may cost: 1 each, a pattern what ``gitignore.cost`` says."""
 MOST_OF_USER: Final = 4096
@@ -26,17 +28,6 @@ MOST_OF_USER: Final = 4096
 
 _PATTERNS: Final = requests.FILTER_EXCLUDE | requests.FILTER_INCLUDE
 _KINDS: Final = frozenset(1 << bit for bit in range(6))
-
-
-class Doer(Protocol):
-    """Who did an operation."""
-
-    uid: int
-
-    @property
-    def process(self) -> int:
-        """Process (thread group) id; 0 when it is not known."""
-        ...
 
 
 @attrs.define
@@ -48,7 +39,7 @@ class _Rules:
     spoilt: bool = False
 
 
-class Filter:
+class Matcher:
     """The rules of one watch."""
 
     def __init__(self, rules: _Rules) -> None:
@@ -66,14 +57,14 @@ class Filter:
         # One file is told of several times: created, opened, modified, closed. Its own cache goes with the filter.
         self._wanted = functools.lru_cache(maxsize=1024)(functools.partial(_wants, self._include, self._exclude))
 
-    def passes(self, name: bytes, doer: Doer, *, is_dir: bool) -> bool:
-        """Whether an event under this name (b"": of the watched inode itself), by *doer*, is to be told."""
-        if self._users and doer.uid not in self._users:
+    def passes(self, name: bytes, actor: Actor, *, is_dir: bool) -> bool:
+        """Whether an event under this name (b"": of the watched inode itself), by *actor*, is to be told."""
+        if self._users and actor.uid not in self._users:
             return False
-        if self._not_users and doer.uid in self._not_users:
+        if self._not_users and actor.uid in self._not_users:
             return False
         if self.asks_process:
-            process = doer.process or -1  # 0: not visible, which is nobody; as is a subscriber's own 0
+            process = actor.process or -1  # 0: not visible, which is nobody; as is a subscriber's own 0
             if self._processes and process not in self._processes:
                 return False
             if self._not_processes and process in self._not_processes:
@@ -118,13 +109,13 @@ class Draft:
             self._rules.spoilt = True
             raise
 
-    def take(self) -> Filter:
+    def take(self) -> Matcher:
         """The filter that was drafted; the draft is empty again. EINVAL where a rule was refused, or none sent."""
         rules, self._rules = self._rules, _Rules()
         self._spend(-rules.cost)
         if rules.spoilt or not rules.cost:
             raise OSError(errno.EINVAL, "a rule of this filter was refused" if rules.spoilt else "no rule was sent")
-        return Filter(rules)
+        return Matcher(rules)
 
     def _add(self, kind: int, value: bytes) -> None:
         rules = self._rules

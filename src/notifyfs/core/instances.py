@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.filters import Filter
+    from notifyfs.core.filters import Matcher
     from notifyfs.core.inodes import Inode
     from notifyfs.core.queue import Queue
     from notifyfs.protocol.records import Origin
@@ -27,8 +27,8 @@ class Actor(Protocol):
         """Find out now what ``origin`` will say."""
         ...
 
-    def origin(self, sequence: int) -> Origin:
-        """The origin of the event with this number."""
+    def origin(self, number: int) -> Origin:
+        """The origin of the change with this number."""
         ...
 
 
@@ -37,7 +37,7 @@ class Watch:
 
     __slots__ = ("filter", "inode", "instance", "mask", "wd")
 
-    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int, chosen: Filter | None) -> None:
+    def __init__(self, instance: Instance, inode: Inode, wd: int, mask: int, chosen: Matcher | None) -> None:
         self.instance = instance
         self.inode = inode
         self.wd = wd

@@ -1,4 +1,4 @@
-"""One subscriber's pending events: coalesce, overflow, take.
+"""One subscriber's pending events: coalesce, overflow, wait, take.
 
 What Linux keeps in one list until ``read(2)`` is in two places here: this
 queue, and whatever was sent to the subscriber's socket and not read yet. Both
@@ -9,24 +9,60 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import HEADER, ORIGIN, Origin, Record, field_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 OVERFLOW: Final = Record(-1, flags.Q_OVERFLOW)
 _ORIGIN_SIZE: Final = HEADER.size + ORIGIN.size
 
-Item = tuple[Record, Origin | None]
+
+class Gate(Protocol):
+    """What must come about before an event may leave. It opens once, and for good."""
+
+    shut: bool
+
+    def open(self) -> None:
+        """It has come about."""
+        ...
+
+    def opened(self) -> Awaitable[None]:
+        """Wait until it is open. Who waits sees to it that it does open, in bounded time."""
+        ...
 
 
-def size(item: Item) -> int:
-    """How many bytes *item* takes on the wire, its origin included."""
-    record, origin = item
-    return HEADER.size + field_size(record.name) + (_ORIGIN_SIZE if origin else 0)
+class Item(NamedTuple):
+    """One event in the queue."""
+
+    record: Record
+    origin: Origin | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def hidden(self) -> bool:
+        """Whether a gate is shut."""
+        return bool(self.gates) and any(gate.shut for gate in self.gates)
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, the origin included."""
+        return HEADER.size + field_size(self.record.name) + (_ORIGIN_SIZE if self.origin else 0)
+
+
+class _Kept:
+    """What came after a gate, and before the next."""
+
+    __slots__ = ("items", "lost")
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Item, int]] = []
+        """Oldest first, and how many times in a row each came."""
+        self.lost = False
+        """Whether one of them is an overflow; what is let go at once has one at most."""
 
 
 class Queue:
@@ -35,6 +71,11 @@ class Queue:
     *limit* is ``max_queued_events``. *unread* tells how many of the items that
     were taken the subscriber has not read yet; it is asked only when the
     answer matters (a possible repeat of the last one taken; a full queue).
+
+    An event leaves when its own gates are open and those before it have left. Whether there
+    is an event at all may hang on a gate as well (``hold``): what comes after it is kept, up to
+    *limit* events besides their repeats, and merges or overflows when that is decided, as if it
+    came then.
     """
 
     def __init__(self, limit: int, unread: Callable[[], int]) -> None:
@@ -45,69 +86,108 @@ class Queue:
         """Mask -> how many events with it were queued; overflow records, too."""
         self.high_water = 0
         self.bytes = 0
+        self.entered = 0
+        """Events that were queued, as ``kinds`` has them."""
+        self.left = 0
+        """Events that were taken."""
         self._items: deque[Item] = deque()
+        self._held: dict[Gate, _Kept] = {}
+        self._kept = 0  # how many events there are in these, besides repeats and overflows
         self._unread = unread
         self._taken = 0  # taken and, when last asked, unread
         self._last: Item | None = None  # the last one taken
+        self._unsure = False  # whether the oldest event counts, or is a repeat of the last one taken
         self._overflow_queued = False
         self._overflow_age = 0  # items taken since OVERFLOW was, itself included; 0: it was read
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) + self._kept
 
     @property
-    def total(self) -> int:
-        """How many events were queued, overflow records among them."""
-        return sum(self.kinds.values())
+    def gate(self) -> Gate | None:
+        """What the oldest event, or the question whether there is one, waits for."""
+        if self._items:
+            return next((gate for gate in self._items[0].gates if gate.shut), None)
+        return next(iter(self._held), None)
 
-    def append(self, record: Record, origin: Origin | None = None) -> None:
+    @property
+    def doubts(self) -> list[Gate]:
+        """The gates that hold back what came after them, oldest first."""
+        return list(self._held)
+
+    def append(self, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
-        items = self._items
-        if len(items) + self._taken >= self.limit:
-            if self._taken:
-                self._ask()
-            if len(items) + self._taken >= self.limit:
-                # Linux looks at the limit before it tries to merge (measured: N8).
-                self.overflow()
-                return
-        if items:
-            last = items[-1]
-        elif self._taken and self._last is not None and self._last[0].wd == record.wd:
-            last = self._last
+        item = Item(record, origin, gates)
+        if self._held:
+            self._keep(item)
         else:
-            self._push((record, origin))
+            self._enter(item)
+
+    def hold(self, gate: Gate) -> None:
+        """Keep back what comes from now on until ``release``."""
+        self._held[gate] = _Kept()
+
+    def insert(self, gate: Gate, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
+        """Put an event where *gate* holds: after what came before it, before what has come since."""
+        item, before = Item(record, origin, gates), self._before(gate)
+        if before is None:
+            self._enter(item)
+        else:
+            before.items.append((item, 1))
+            self._kept += 1
+
+    def release(self, gate: Gate) -> None:
+        """Let go of what was kept back by *gate* alone."""
+        before, kept = self._before(gate), self._held.pop(gate)
+        if before is not None:
+            before.items += kept.items
+            before.lost |= kept.lost
             return
-        if _repeats(last, record, origin) and (items or self._ask()):
-            self.coalesced += 1
-        else:
-            self._push((record, origin))
+        for item, times in kept.items:
+            if item.record is OVERFLOW:
+                self._say_overflow()
+                continue
+            self._kept -= 1
+            for _ in range(times):
+                self._enter(item)
 
     def overflow(self) -> None:
         """Say once, until it is read, that something was lost."""
         self.dropped += 1
-        if self._overflow_age and self._overflow_age > self._ask():
-            self._overflow_age = 0
-        if not (self._overflow_queued or self._overflow_age):
-            self._overflow_queued = True
-            self._push((OVERFLOW, None))
+        if not self._held:
+            self._say_overflow()
+            return
+        kept = next(reversed(self._held.values()))
+        if not kept.lost:
+            kept.lost = True
+            kept.items.append((Item(OVERFLOW), 1))
 
     def take(self, most: int, events: int = sys.maxsize) -> list[Item]:
-        """Remove and return the oldest items: at most so many *events*, and *most* bytes, but one at least of those."""
+        """Remove and return the oldest items that may leave.
+
+        At most so many *events*, and *most* bytes, but one at least of those.
+        """
         items = self._items
         taken: list[Item] = []
-        left = most
+        size, left = 0, most
         while items and len(taken) < events:
-            left -= size(items[0])
+            item = items[0]
+            if item.hidden:
+                break
+            if self._unsure and self._was_told(item):
+                continue
+            left -= item.size
             if left < 0 and taken:
                 break
-            item = items.popleft()
-            taken.append(item)
-            if item[0] is OVERFLOW:
+            size += item.size
+            taken.append(items.popleft())
+            if item.record is OVERFLOW:
                 self._overflow_queued, self._overflow_age = False, 1
             elif self._overflow_age:
                 self._overflow_age += 1
         if taken:
-            self.bytes -= sum(map(size, taken))
+            self.bytes -= size
+            self.left += len(taken)
             self._taken += len(taken)
             self._last = taken[-1]
         return taken
@@ -116,10 +196,80 @@ class Queue:
         """What was taken last can no longer be the tail: something else was sent after it."""
         self._last = None
 
+    def _before(self, gate: Gate) -> _Kept | None:
+        """What is kept between the gate before *gate* and this; None where *gate* is the first."""
+        before = None
+        for each, kept in self._held.items():
+            if each is gate:
+                break
+            before = kept
+        return before
+
+    def _keep(self, item: Item) -> None:
+        kept = next(reversed(self._held.values())).items
+        if kept and _repeats(kept[-1][0], item):
+            last, times = kept[-1]
+            kept[-1] = _joined(last, item), times + 1
+        elif self._kept < self.limit:  # more than that overflows in any case, when it is let go
+            kept.append((item, 1))
+            self._kept += 1
+        else:
+            self.overflow()
+
+    def _enter(self, item: Item) -> None:
+        items = self._items
+        if len(items) + self._taken >= self.limit:
+            if self._taken:
+                self._ask()
+            if len(items) + self._taken >= self.limit:
+                # Linux looks at the limit before it tries to merge (docs/parity.md, N8).
+                self.dropped += 1
+                self._say_overflow()
+                return
+        if items:
+            last = items[-1]
+        elif self._taken and self._last is not None and self._last.record.wd == item.record.wd:
+            last = self._last
+        else:
+            self._push(item)
+            return
+        if not (_repeats(last, item) and (items or self._ask())):
+            self._push(item)
+        elif items:
+            self.coalesced += 1
+            items[-1] = _joined(last, item)
+        elif item.hidden:
+            # The one before may be read, and looked after, before this can be seen.
+            self._items.append(item)
+            self._unsure = True
+        else:
+            self.coalesced += 1
+
+    def _was_told(self, item: Item) -> bool:
+        """Whether *item*, the oldest, which can be seen now, was told by the last one taken; else it counts."""
+        self._unsure = False
+        if self._last is not None and self._ask():
+            self._items.popleft()
+            self.coalesced += 1
+            return True
+        self._count(item)
+        return False
+
+    def _say_overflow(self) -> None:
+        if self._overflow_age and self._overflow_age > self._ask():
+            self._overflow_age = 0
+        if not (self._overflow_queued or self._overflow_age):
+            self._overflow_queued = True
+            self._push(Item(OVERFLOW))
+
     def _push(self, item: Item) -> None:
         self._items.append(item)
-        self.kinds[item[0].mask] += 1
-        self.bytes += size(item)
+        self._count(item)
+
+    def _count(self, item: Item) -> None:
+        self.entered += 1
+        self.kinds[item.record.mask] += 1
+        self.bytes += item.size
         self.high_water = max(self.high_water, len(self._items))
 
     def _ask(self) -> int:
@@ -127,14 +277,21 @@ class Queue:
         return self._taken
 
 
-def _repeats(last: Item, record: Record, origin: Origin | None) -> bool:
-    # Linux leaves the cookie out of this comparison (measured: N7); IGNORED never merges
+def _joined(last: Item, item: Item) -> Item:
+    """*last*, which tells of *item* as well: who reads it must find both changes."""
+    if not item.gates or item.gates == last.gates:
+        return last
+    return last._replace(gates=tuple(gate for gate in dict.fromkeys(last.gates + item.gates) if gate.shut))
+
+
+def _repeats(last: Item, new: Item) -> bool:
+    # Linux leaves the cookie out of this comparison (docs/parity.md, N7); IGNORED never merges
     # (kernel: inotify_merge).
-    old, by = last
+    old, record = last.record, new.record
     return (
         old.mask == record.mask
         and old.name == record.name
         and old.wd == record.wd
         and not old.mask & flags.IGNORED
-        and (by is None or origin is None or by.pid == origin.pid)
+        and (last.origin is None or new.origin is None or last.origin.pid == new.origin.pid)
     )

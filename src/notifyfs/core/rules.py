@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from notifyfs.protocol import flags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.changes import Change, Operation
+    from notifyfs.core.inodes import Inode
 
 
 class To(enum.IntEnum):
@@ -41,7 +42,7 @@ class To(enum.IntEnum):
     """The same for the inode whose name a rename replaced."""
 
 
-RULES: Final[dict[str, tuple[tuple[To, int], ...]]] = {
+RULES: Final[dict[Operation, tuple[tuple[To, int], ...]]] = {
     "create": ((To.PARENT, flags.CREATE), (To.PATH, flags.OPEN)),
     "make": ((To.PARENT, flags.CREATE),),  # mkdir, mknod, symlink
     "link": ((To.INODE, flags.ATTRIB), (To.PARENT, flags.CREATE)),
@@ -76,7 +77,6 @@ TOLD: Final = {operation: functools.reduce(operator.or_, (flag for _, flag in ro
 SILENT: Final = frozenset(
     [
         "lookup",
-        "forget",
         "getattr",
         "readlink",
         "statfs",
@@ -109,17 +109,7 @@ class Notice(NamedTuple):
     """The inode's watches end with it."""
 
 
-class Renamed(NamedTuple):
-    """What a rename adds to the entry that moved."""
-
-    parent: Inode
-    name: bytes
-    cookie: int
-    victim: Inode | None = None
-    victim_dies: bool = False
-
-
-def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bool) -> str | None:
+def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bool) -> Operation | None:
     """Name the row for a setattr that changes these; None where Linux is silent (kernel: fsnotify_change)."""
     if atime and mtime:
         atime = mtime = False
@@ -137,24 +127,20 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
 _PATH, _DENTRY, _PARENT, _OLD_PARENT, _INODE, _VICTIM, _DEATH, _VICTIM_DEATH = To  # found faster than in the class
 
 
-def notices(  # noqa: C901, PLR0912 - a branch for each word of the table
-    operation: str, entry: Entry, renamed: Renamed | None = None, *, dies: bool = False, others: Sequence[Entry] = ()
-) -> Iterator[Notice]:
-    """What *operation*, which has just been done to *entry*, tells: in order.
-
-    *dies*: the operation took the inode's last name and use (``Inodes.remove``). *others*: names
-    that it may have been done through instead; their directories are told as well.
-    """
+def notices(change: Change) -> Iterator[Notice]:  # noqa: C901, PLR0912 - a branch for each word of the table
+    """What *change* tells: in order."""
+    entry, rename = change.entry, change.rename
     inode, parent, name = entry.inode, entry.parent, entry.name
     directory = flags.ISDIR if inode.is_dir else 0
-    cookie = renamed.cookie if renamed else 0
-    for to, flag in RULES[operation]:
+    # What joins the two halves of a rename: as unique as its number, not 0, as long as 32 bits last.
+    cookie = (change.number - 1) % 0xFFFFFFFF + 1 if rename else 0
+    for to, flag in RULES[change.operation]:
         mask = flag if flag & _NEVER_ISDIR else flag | directory
         if to is _PATH:
             yield Notice(mask, parent, name, inode, 0, not entry.live)
         elif to is _DENTRY:
-            if others:
-                for possible in (entry, *others):
+            if change.others:
+                for possible in (entry, *change.others):
                     yield Notice(mask, possible.parent, possible.name, None)
                 yield Notice(mask, None, b"", inode)
             else:
@@ -164,15 +150,15 @@ def notices(  # noqa: C901, PLR0912 - a branch for each word of the table
         elif to is _INODE:
             yield Notice(mask, None, b"", inode)
         elif to is _DEATH:
-            if dies:
+            if change.dies:
                 yield Notice(mask, None, b"", inode, death=True)
-        elif renamed is None:
-            raise TypeError(operation)  # a row with a rename's words needs a rename
+        elif rename is None:
+            raise TypeError(change.operation)  # a row with a rename's words needs a rename
         elif to is _OLD_PARENT:
-            yield Notice(mask, renamed.parent, renamed.name, None, cookie)
-        elif renamed.victim is not None:
+            yield Notice(mask, rename.parent, rename.name, None, cookie)
+        elif rename.victim is not None:
             if to is _VICTIM:
-                isdir = flags.ISDIR if renamed.victim.is_dir else 0
-                yield Notice(flag | isdir, None, b"", renamed.victim)
-            elif renamed.victim_dies:
-                yield Notice(mask, None, b"", renamed.victim, death=True)
+                isdir = flags.ISDIR if rename.victim.is_dir else 0
+                yield Notice(flag | isdir, None, b"", rename.victim)
+            elif rename.victim_dies:
+                yield Notice(mask, None, b"", rename.victim, death=True)

@@ -1,1 +1,5 @@
-"""One mount, from its start to its end: the only place that knows every room."""
+"""One mount, from its start to its end.
+
+Law: the only room that joins ``fuse`` and ``subscribers``. It gives each part what it needs when it makes it,
+and decides nothing that a part could decide.
+"""

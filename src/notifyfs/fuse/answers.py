@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
 
-from notifyfs.observe import counters as meters
+from notifyfs.observe import counters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -24,37 +24,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Hesitant(Protocol):
-    """Who has handlers ``on_source``."""
+class Answering(Protocol):
+    """Who has handlers."""
 
     source_answers: Callable[[], Awaitable[None]] | None
     """Waits until the source has answered a question; None where it always answers."""
 
+    @property
+    def lose(self) -> Callable[[str, Exception], None]:
+        """Called with what failed, and why, where it may have been done and not told."""
+        ...
+
 
 P = ParamSpec("P")
-S = TypeVar("S")
-H = TypeVar("H", bound=Hesitant)
+H = TypeVar("H", bound=Answering)
 T = TypeVar("T")
 
 
-def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+def at_once(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
     """A handler that does not wait: a plain function, so that it cannot.
 
     It runs to its end before the next request is read. That is why the order of events is the
     order of operations, and why the core needs no lock.
     """
-    meter = meters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
-    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = perf_counter_ns()
         try:
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
-            raise translated(error, handler.__name__) from None
+            counter.errors += 1
+            raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
 
@@ -62,9 +66,9 @@ def at_once(handler: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
 def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
     """A handler like ``at_once``, whose system calls are on the source.
 
-    Where the source may hang (``Hesitant.source_answers``), it starts when the source has answered.
+    Where the source may hang (``Answering.source_answers``), it starts when the source has answered.
     """
-    meter = meters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
     async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,32 +78,38 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
                 await self.source_answers()
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
-            raise translated(error, handler.__name__) from None
+            counter.errors += 1
+            raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
 
 
 def may_wait(
-    handler: Callable[Concatenate[S, P], Awaitable[T]],
-) -> Callable[Concatenate[S, P], Coroutine[None, None, T]]:
+    handler: Callable[Concatenate[H, P], Awaitable[T]],
+) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
     """A handler that may leave slow work to a thread; other requests go on meanwhile."""
-    meter = meters.of_operation(handler.__name__)
+    counter = counters.of_operation(handler.__name__)
 
     @functools.wraps(handler)
-    async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = perf_counter_ns()
         try:
             return await handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the point of this module
-            meter.errors += 1
-            raise translated(error, handler.__name__) from None
+            counter.errors += 1
+            raise _answer(self, error, handler.__name__) from None
         finally:
-            meter.add(perf_counter_ns() - began)
+            counter.add(perf_counter_ns() - began)
 
     return answer
+
+
+def _answer(handlers: Answering, error: Exception, operation: str) -> FUSEError:
+    if not isinstance(error, (FUSEError, OSError)):
+        handlers.lose(operation, error)
+    return translated(error, operation)
 
 
 def translated(error: Exception, operation: str) -> FUSEError:

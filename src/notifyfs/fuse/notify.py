@@ -2,8 +2,8 @@
 
 pyfuse3 can invalidate an entry, which unhashes it: an open file then seems deleted
 (``/proc/self/fd``, getcwd(3)) and the kernel's own IN_EXCL_UNLINK watches fall silent. What is
-needed here is less: to end an entry's timeout, and to wait for an inode's lock. Both are written
-to the FUSE descriptor as FUSE_NOTIFY_INVAL_ENTRY, from a thread: the kernel takes the directory's
+needed here is less: to end an entry's timeout, and to know when an operation is over. Both are written
+to the FUSE descriptor as FUSE_NOTIFY_INVAL_ENTRY, from threads: the kernel takes the directory's
 lock for it, which an operation may hold that this daemon has not answered yet. Dropping a file's
 pages waits for reads under way, and so belongs here too.
 """
@@ -11,101 +11,196 @@ pages waits for reads under way, and so belongs here too.
 from __future__ import annotations
 
 import logging
-import os
 import queue
-import struct
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
+from notifyfs.fuse import device
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
-_NOTIFY_INVAL_INODE: Final = 2
-_NOTIFY_INVAL_ENTRY: Final = 3
-_EXPIRE_ONLY: Final = 1
-_HEADER: Final = struct.Struct("=IiQ")  # struct fuse_out_header
-_ENTRY: Final = struct.Struct("=QII")  # struct fuse_notify_inval_entry_out
-_INODE: Final = struct.Struct("=Qqq")  # struct fuse_notify_inval_inode_out
 _NO_NAME: Final = b"/"  # never a name: the kernel takes the lock, finds nothing, and changes nothing
 
-_MOST_WAITING: Final = 10000
+_MOST_WRITERS: Final = 16
+"""Threads. Each but one sleeps for a lock that an operation holds for long, as one does on a source that hangs: where
+so many hang, what comes after them mostly waits for the same source, and more threads would wait with it."""
+_MOST_WAITING: Final = 1000
+"""Tasks of one inode: who asks so often while its lock is held does not wait for the answers."""
 
 
-class Notes:
-    """Writes notes from a thread of its own, in order."""
+@attrs.define
+class _Task:
+    write: Callable[[], None]
+    note: bool
+    """That ``flush`` waits for; not a question."""
 
-    def __init__(self, fuse: int) -> None:
+
+def _in_thread(run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name="notify", daemon=True).start()
+
+
+class Notify:
+    """Writes notes from threads of its own. Those about one inode keep their order, and wait for nobody else's.
+
+    *waits*, *expires*: what ``probe`` has found. *start* is given what a writer does, and is to do it in a thread.
+    Mostly there is one writer; ``relieve`` adds one, and one that is not needed any more ends.
+    """
+
+    def __init__(
+        self, fuse: int, *, waits: bool, expires: bool, start: Callable[[Callable[[], None]], None] = _in_thread
+    ) -> None:
         self._fuse = fuse
-        self._tasks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="notes", daemon=True).start()
+        self._waits = waits
+        self._expires = expires
+        self._start = start
+        self._lock = threading.Lock()
+        self._lanes: dict[int, deque[_Task]] = {}
+        """By inode: the tasks under way and waiting. One writer at a time has a lane."""
+        self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """The lanes that no writer has."""
+        self._writers = 0
+        self._idle = 0
+        """Writers that wait for a lane."""
+        self._add_writer()
 
     def expire(self, parent: int, name: bytes) -> None:
         """Let the next use of *name* in the directory with node number *parent* begin with a LOOKUP.
 
-        Not on Linux before 6.2, which takes FUSE_EXPIRE_ONLY for padding and would unhash the entry.
+        Where FUSE_EXPIRE_ONLY is unknown this does nothing: it would be taken for padding, and the entry unhashed.
         """
-        if _KNOWS_EXPIRE:
-            self._put(lambda: self._write(_NOTIFY_INVAL_ENTRY, _entry(parent, name)))
+        if self._expires:
+            self._put(parent, _Task(lambda: self._write(device.expire_entry, parent, name), note=True))
 
     def forget_attributes(self, number: int) -> None:
         """Let the kernel ask for the attributes and the access list of this node before it uses them again.
 
-        At once, and from any handler: no lock is taken for this (kernel: ``fuse_reverse_inval_inode``).
+        At once, and from any handler: no lock is taken for this.
         """
-        self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, -1, 0))
+        self._write(device.forget_attributes, number)
 
     def drop_pages(self, number: int) -> None:
         """Let the next read of the file with this node number ask for its content again."""
-        self._put(lambda: self._write(_NOTIFY_INVAL_INODE, _INODE.pack(number, 0, 0)))
+        self._put(number, _Task(lambda: self._write(device.drop_pages, number), note=True))
 
-    def settle(self, inodes: frozenset[int], done: Callable[[], None]) -> None:
-        """Call *done* from the thread once the operations on these inodes have ended in the kernel too.
+    def ask(self, number: int, names: Sequence[bytes], done: Callable[[], None]) -> None:
+        """Call *done* once the operations on this inode have ended in the kernel too, or nobody can see otherwise.
 
-        An answered unlink still has its entry hashed until its caller has run, an answered write its
-        file's old size; the lock of the directory or the file is free only after that.
+        From a writer's thread; at once if too many ask. An answered unlink still has its entry hashed until its caller
+        has run, an answered write its file's old size; the lock of the directory or the file is free only after that.
+
+        *names*: those in this directory that were moved or removed. They serve kernels that do not wait for that:
+        whoever uses one of them, or the attributes, next asks us.
         """
+        expired: Sequence[bytes] = (_NO_NAME,)
+        if not self._waits:
+            self.forget_attributes(number)
+            expired = names if self._expires else ()
 
         def write() -> None:
-            for number in inodes:
-                self._write(_NOTIFY_INVAL_ENTRY, _entry(number, _NO_NAME))
+            try:
+                for name in expired:
+                    self._write(device.expire_entry, number, name)
+            finally:
+                done()
+
+        if not self._put(number, _Task(write, note=False)):
             done()
 
-        if not self._put(write):
+    def flush(self, done: Callable[[], None]) -> None:
+        """Call *done* once all that was to expire or be dropped until now has been written; at once if nothing is."""
+        with self._lock:
+            lanes = [lane for lane in self._lanes.values() if any(task.note for task in lane)]
+            left = len(lanes)
+
+            def passed() -> None:
+                nonlocal left
+                with self._lock:
+                    left -= 1
+                    last = not left
+                if last:
+                    done()
+
+            for lane in lanes:
+                lane.append(_Task(passed, note=True))
+        if not lanes:
             done()
 
-    def _put(self, task: Callable[[], object]) -> bool:
-        if self._tasks.qsize() >= _MOST_WAITING:
-            log.warning("the kernel does not take notes: an event may come before its change can be seen")
-            return False
-        self._tasks.put(task)
+    def relieve(self) -> None:
+        """Add a writer if tasks wait and all writers are busy: for who has waited for milliseconds, and waits on."""
+        with self._lock:
+            if self._idle or self._ready.empty() or self._writers >= _MOST_WRITERS:
+                return
+        self._add_writer()
+
+    def close(self) -> None:
+        """End the writers, each once it is not busy."""
+        self._ready.put(None)
+
+    def _put(self, number: int, task: _Task) -> bool:
+        """Whether it could be put; else too many wait for this inode."""
+        with self._lock:
+            lane = self._lanes.get(number)
+            if lane is None:
+                self._lanes[number] = deque((task,))
+                self._ready.put(number)
+            elif len(lane) < _MOST_WAITING:
+                lane.append(task)
+            else:
+                log.warning("the kernel does not take notes: an event may come before its change can be seen")
+                return False
         return True
 
+    def _add_writer(self) -> None:
+        with self._lock:
+            self._writers += 1
+            self._idle += 1
+        try:
+            self._start(self._run)
+        except RuntimeError:  # no thread can be had: those that are there have to do
+            log.warning("no thread for notes to the kernel", exc_info=True)
+            with self._lock:
+                self._writers -= 1
+                self._idle -= 1
+
     def _run(self) -> None:
-        while True:
-            task = self._tasks.get()
+        """What a writer does."""
+        while (number := self._ready.get()) is not None:
+            with self._lock:
+                self._idle -= 1
+                task = self._lanes[number][0]
             try:
-                task()
+                task.write()
             except Exception:
                 log.exception("a note to the kernel failed")
+            if not self._go_on(number):
+                return
+        self._ready.put(None)  # for the next writer
 
-    def _write(self, code: int, body: bytes) -> None:
+    def _go_on(self, number: int) -> bool:
+        """The first task of this lane is done. Whether the writer that did it is needed."""
+        with self._lock:
+            lane = self._lanes[number]
+            lane.popleft()
+            if lane:
+                self._ready.put(number)
+            else:
+                del self._lanes[number]
+            if self._idle and self._ready.empty():
+                self._writers -= 1
+                return False
+            self._idle += 1
+            return True
+
+    def _write(self, note: Callable[..., None], *about: object) -> None:
         try:
-            os.write(self._fuse, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
+            note(self._fuse, *about)
         except (FileNotFoundError, NotADirectoryError):
             pass  # the kernel does not remember it, or no entry was meant: just as good
         except OSError as error:
-            log.debug("note %d: %s", code, error)  # unmounted meanwhile
-
-
-def _entry(parent: int, name: bytes) -> bytes:
-    return _ENTRY.pack(parent, len(name), _EXPIRE_ONLY) + name + b"\0"
-
-
-def _knows_expire() -> bool:
-    major, minor = os.uname().release.split(".")[:2]
-    return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (6, 2)
-
-
-_KNOWS_EXPIRE: Final = _knows_expire()
+            log.debug("note: %s", error)  # unmounted meanwhile

@@ -2,7 +2,7 @@
 
 For each request pyfuse3 asks trio twice to wait, for its lock and for the device, and each time
 trio goes round to all its other tasks. Yet the next request is usually there when the last has been
-answered, or comes as soon as its caller has woken up. ``Turns`` stands in for the module that
+answered, or comes as soon as its caller has woken up. ``ReadLoop`` stands in for the module that
 pyfuse3 calls ``trio``, as ``pyfuse3.asyncio`` does, and looks before it waits: a simple request
 takes half the time (measured).
 
@@ -112,10 +112,23 @@ class Workers:
             self._lock.pass_on()
 
 
-class Turns:
-    """What pyfuse3 uses of trio. Assign it to ``pyfuse3.trio`` before ``pyfuse3.main`` is called.
+class Readiness:
+    """Whether the FUSE device *fuse*, a descriptor, has a request."""
 
-    *fuse* is the device. *idle* is called when all requests that were there are answered, and says whether
+    def __init__(self, fuse: int) -> None:
+        poll = select.poll()
+        poll.register(fuse, select.POLLIN)
+        self.poll = poll.poll
+
+    def busy(self) -> bool:
+        """Whether there is a request now."""
+        return bool(self.poll(0))
+
+
+class ReadLoop:
+    """What pyfuse3 uses of trio: ``binding.session`` puts it there.
+
+    *idle* is called when all requests that were there are answered, and says whether
     others on the loop wait for their turn.
     """
 
@@ -124,12 +137,11 @@ class Turns:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self, fuse: int, idle: Callable[[], bool]) -> None:
+    def __init__(self, readiness: Readiness, idle: Callable[[], bool]) -> None:
         self._idle = idle
         self.lowlevel = self
         self._lock = Lock()
-        self._poll = select.poll()
-        self._poll.register(fuse, select.POLLIN)
+        self._poll = readiness.poll
         self._end = 0.0
         self._most = _MOST if several_processors() else 0.0
         self._look = 0.0
@@ -146,13 +158,9 @@ class Turns:
         async with trio.open_nursery() as nursery:
             yield Workers(nursery, self._lock)
 
-    def busy(self) -> bool:
-        """Whether there is a request now."""
-        return bool(self._poll.poll(0))
-
     async def wait_readable(self, fd: int) -> None:
         """Return when the FUSE device *fd* has a request: at once if it has one now, and the turn is not over."""
-        poll = self._poll.poll
+        poll = self._poll
         began = perf_counter()
         over = began >= self._end
         if not over:
@@ -184,7 +192,7 @@ class Turns:
         """Look for a request for a while, unless somebody else wants the processor."""
         if not self._look:
             return False
-        poll, now = self._poll.poll, perf_counter()
+        poll, now = self._poll, perf_counter()
         until, polite = now + self._look, now + _ALONE
         while now < until:
             if poll(0):

@@ -1,11 +1,15 @@
-"""What the kernel has not finished when an operation is answered, and waiting for it.
+"""When a change that was answered can be seen through the mount, and waiting for that.
 
-The kernel side notes what it has just answered; the subscriber side waits before it sends.
+A subscriber that acts on an event must find the change. But until its caller has run, an unlinked
+name stays hashed, and a file keeps its old size and mode in the kernel's cache. So the kernel is
+asked about each node that was changed, and the events about it wait at a gate.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -14,145 +18,139 @@ import trio
 from notifyfs.fuse.readloop import several_processors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from notifyfs.core.inodes import Inode
-    from notifyfs.core.watches import Watches
-    from notifyfs.fuse.notify import Notes
+    from collections.abc import Callable, Sequence
 
 _PATIENCE: Final = 1.0
-"""Seconds that events wait for an operation that the kernel does not finish (its lock is held elsewhere)."""
+"""Seconds that an event waits for an operation that the kernel does not finish (its lock is held elsewhere)."""
 _MOMENT: Final = 0.0001
 """Seconds that the loop stands still for the kernel's answer."""
-_HELD: Final = 0.2
-"""Seconds without a FORGET after which a removed inode counts as held by something."""
+_STUCK: Final = 0.005
+"""Seconds without an answer after which another writer is asked for: what blocks one need not block all."""
 
 
-class Settling:
-    """Changes that were answered and that the kernel may not have finished.
+class Visibility:
+    """Which nodes were changed, which of them the kernel was asked about, and the gates that wait for it.
 
-    A subscriber that acts on an event must find the change; but until its caller has run, an
-    unlinked name stays hashed, and a file keeps its old size and mode in the kernel's cache.
+    *ask*, given a node's number, names in it and what to call, calls that (from any thread, once) when the
+    operations on the node have ended in the kernel too, or nobody finds it, and those names, as they were.
+    *relieve*: it seems to be blocked. *busy*: whether a request waits to be read; what it is about may be locked
+    until it is answered. To ask that lets other threads run.
     """
 
-    def __init__(self) -> None:
-        self.notes: Notes | None = None
-        """Set once mounted; nothing is waited for before."""
-        self.busy: Callable[[], bool] = lambda: False
-        """Whether a request waits to be read: what it is about may be locked until it is answered."""
-        self._marked: set[int] = set()
-        self._generation = 0
-        self._settled = 0
-        self._round: _Round | None = None
+    def __init__(
+        self,
+        ask: Callable[[int, Sequence[bytes], Callable[[], None]], None],
+        relieve: Callable[[], None],
+        busy: Callable[[], bool],
+    ) -> None:
+        self.relieve = relieve
+        self.busy = busy
+        self._ask = ask
+        self._marked: dict[int, _Gate] = {}  # changed, and not asked about since
+        self._asked: dict[int, float] = {}  # and when, oldest first; what is here may be marked again
+        self._answered: deque[int] = deque()  # filled by other threads
+        self._token: trio.lowlevel.TrioToken | None = None
 
-    def mark(self, *inodes: int) -> None:
-        """These (node numbers) were changed under their locks, and the operation will now be answered."""
-        self._marked.update(inodes)
-        self._generation += 1
+    def hide(self, locked: tuple[tuple[int, bytes], ...]) -> tuple[_Gate, ...]:
+        """What was changed under its lock (``Change.locked``), by an operation that will now be answered: the gates."""
+        marked = self._marked
+        gates: list[_Gate] = []
+        for number, name in locked:
+            gate = marked.get(number)
+            if gate is None or not gate.shut:
+                gate = marked[number] = _Gate(self)
+            if name:
+                gate.names.append(name)
+            if gate not in gates:
+                gates.append(gate)
+        return tuple(gates)
+
+    def begin(self) -> None:
+        """Ask about all that is marked and not being asked about. Answers were sent, or somebody waits."""
+        if self._answered:
+            self._take_answers()
+        if not self._marked:
+            return
+        if self._token is None:
+            self._token = trio.lowlevel.current_trio_token()
+        # One after the other: ``_answer`` must find what is marked twice.
+        for number in [each for each in self._marked if each not in self._asked]:
+            self._asked[number] = trio.current_time()
+            gate = self._marked.pop(number)
+            gate.asked = True
+            self._ask(number, gate.names, partial(self._answer, number, gate))
 
     @property
     def waiting(self) -> bool:
-        """Whether the kernel was asked and has not answered."""
-        return self._round is not None and not self._round.ended
+        """Whether the kernel was asked, and will answer in a moment."""
+        if self._answered:
+            self._take_answers()
+        if not self._asked:
+            return False
+        return trio.current_time() - next(reversed(self._asked.values())) < _STUCK
 
-    def begin(self) -> None:
-        """Ask the kernel about what is marked. Answers were sent, and nobody is waiting for another."""
-        if self._round is not None and self._round.ended:
-            self._end(self._round)
-        if self._round is None and self._settled < self._generation and self.notes is not None:
-            self._round = _Round(self._generation)
-            self.notes.settle(frozenset(self._marked), self._round.end)
-            self._marked.clear()
-
-    async def wait(self) -> None:
-        """Return when all that was marked until now has ended; at once if nothing was."""
-        target = self._generation
-        while self._settled < target and self.notes is not None:
-            self.begin()
-            if self._round is not None:
-                round_ = self._round
-                await round_.wait(self.busy)
-                self._end(round_)
-
-    def _end(self, round_: _Round) -> None:
-        self._settled = max(self._settled, round_.generation)
-        if self._round is round_:
-            self._round = None
-
-
-class _Round:
-    """One question to the kernel, about all that was marked up to a *generation*; answered in the notes' thread."""
-
-    def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.ended = False
-        self._event: trio.Event | None = None
-        self._token = trio.lowlevel.current_trio_token()
-
-    def end(self) -> None:
-        """The kernel has answered."""
-        self.ended = True
-        if self._event is not None:
+    def soon(self, act: Callable[[], object]) -> None:
+        """Let the loop *act*; from any thread."""
+        if self._token is not None:
             with suppress(trio.RunFinishedError):  # the mount has ended: nobody waits
-                self._token.run_sync_soon(self._event.set)
+                self._token.run_sync_soon(act)
 
-    async def wait(self, busy: Callable[[], bool]) -> None:
-        """Return when it has, or will not. While not *busy* with requests the whole loop waits, for a moment."""
-        # Mostly the caller is just running: to sleep and be woken would take longer than that.
-        until = perf_counter() + (_MOMENT if several_processors() else 0)
-        while not self.ended and perf_counter() < until:
-            if busy():
-                await trio.lowlevel.checkpoint()
-        if self.ended:
+    def _answer(self, number: int, gate: _Gate) -> None:
+        self._answered.append(number)
+        gate.open()
+        if number in self._marked:  # who waits for that has found it being asked about
+            self.soon(self.begin)
+
+    def _take_answers(self) -> None:
+        while self._answered:
+            self._asked.pop(self._answered.popleft(), None)
+
+
+class _Gate:
+    """Shut until the changes of one node that were made up to a question to the kernel can be seen."""
+
+    __slots__ = ("_event", "_looked", "_made", "_visibility", "asked", "names", "shut")
+
+    def __init__(self, visibility: Visibility) -> None:
+        self.shut = True
+        self.asked = False
+        """Whether the kernel was asked."""
+        self.names: list[bytes] = []
+        """Names in the directory that were changed."""
+        self._visibility = visibility
+        self._made = trio.current_time()
+        self._looked = False
+        self._event: trio.Event | None = None
+
+    def open(self) -> None:
+        """The kernel has answered, or will not; from any thread."""
+        self.shut = False
+        if self._event is not None:
+            self._visibility.soon(self._event.set)
+
+    async def opened(self) -> None:
+        """Return when it is open: ``_PATIENCE`` after it was made, if nothing else comes about."""
+        self._visibility.begin()
+        if self.asked and not self._looked:
+            await self._look()
+        if not self.shut:
             return
         if self._event is None:
             self._event = trio.Event()
-        if not self.ended:  # asked after the event is there for ``end`` to see
-            with trio.move_on_after(_PATIENCE):
+        until = self._made + _PATIENCE
+        while self.shut and (now := trio.current_time()) < until:  # after the event is there for ``open`` to see
+            with trio.move_on_at(min(now + _STUCK, until)):
                 await self._event.wait()
+            if self.shut:
+                self._visibility.relieve()
+        if self.shut:
+            self.open()
 
-
-class Deaths:
-    """Inodes of which only the kernel knows whether they died (``Watches.undecided``)."""
-
-    def __init__(self, watches: Watches) -> None:
-        self._watches = watches
-        self._doubted = trio.Event()
-        self._round: trio.Event | None = None
-        self._doubts: frozenset[Inode] = frozenset()
-        watches.doubted = self._doubt
-
-    def _doubt(self) -> None:
-        self._doubted.set()
-
-    def forgotten(self) -> None:
-        """A FORGET was handled: perhaps all is decided now."""
-        if self._round is not None and not self._doubts & self._watches.undecided:
-            self._round.set()
-
-    async def wait(self) -> None:
-        """Return when what is undecided now is decided: the kernel has forgotten the inode, or had time to."""
-        doubts = frozenset(self._watches.undecided)
-        while doubts & self._watches.undecided:
-            if self._round is None:
-                await self._decide()
-            else:
-                await self._round.wait()
-
-    async def _decide(self) -> None:
-        self._doubts = frozenset(self._watches.undecided)
-        ended = self._round = trio.Event()
-        try:
-            with trio.move_on_after(_HELD):
-                await ended.wait()
-        finally:
-            self._watches.give_up(self._doubts)
-            self._round = None
-            ended.set()
-
-    async def keep(self) -> None:
-        """See to it that no event is held back for long; until cancelled."""
-        while True:
-            await self._doubted.wait()
-            self._doubted = trio.Event()
-            await self.wait()
+    async def _look(self) -> None:
+        # Mostly the caller is just running: to sleep and be woken would take longer than that. While no
+        # request is there the whole loop stands still; once for each gate, however many wait at it.
+        self._looked = True
+        until = perf_counter() + (_MOMENT if several_processors() else 0)
+        while self.shut and perf_counter() < until:
+            if self._visibility.busy():
+                await trio.lowlevel.checkpoint()

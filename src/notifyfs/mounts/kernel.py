@@ -221,7 +221,11 @@ def _attach_user(mountpoint: str, fsname: str, options: Options) -> int:
     words += [name for name in ("noatime", "sync", "dirsync") if getattr(options, name)]
     words += ["ro"] if options.read_only else []
     words += [] if options.exec else ["noexec"]
-    words += [f"fsname={escape(fsname)}", "subtype=notifyfs"]
+    return attach_user(mountpoint, [*words, f"fsname={escape(fsname)}", "subtype=notifyfs"])
+
+
+def attach_user(mountpoint: str, words: list[str]) -> int:
+    """Mount through fusermount3 with ``-o`` *words*; as ``attach``."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

@@ -21,7 +21,7 @@ class MountError(Exception):
 
 
 @attrs.frozen
-class Line:
+class MountLine:
     """One mount: the fields of its line that matter here, unescaped."""
 
     mount_id: int
@@ -50,7 +50,7 @@ def unescape(field: bytes) -> str:
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field))
 
 
-def parse(table: bytes) -> list[Line]:
+def parse(table: bytes) -> list[MountLine]:
     """Read the table's lines, in its order: a later mount on the same mountpoint covers an earlier one."""
     lines = []
     for text in table.split(b"\n")[:-1]:
@@ -60,7 +60,7 @@ def parse(table: bytes) -> list[Line]:
         mount_id, parent_id, device, _root, mountpoint = head.split(b" ")[:5]
         fstype, source, super_options = (*tail.split(b" "), b"", b"")[:3]
         lines.append(
-            Line(
+            MountLine(
                 mount_id=int(mount_id),
                 parent_id=int(parent_id),
                 device=device.decode(),
@@ -73,7 +73,7 @@ def parse(table: bytes) -> list[Line]:
     return lines
 
 
-def read() -> list[Line]:
+def read() -> list[MountLine]:
     """Read the table as it is now. MountError: there is no /proc, as in a bare chroot."""
     try:
         with open(_TABLE, "rb") as file:
@@ -82,7 +82,7 @@ def read() -> list[Line]:
         raise MountError(f"{_TABLE}: {error.strerror}; as root: mount -t proc proc /proc") from error
 
 
-def top(mountpoint: str, table: list[Line]) -> Line | None:
+def top(mountpoint: str, table: list[MountLine]) -> MountLine | None:
     """Find the mount that a path walk meets at *mountpoint* (absolute, without links), or None."""
     return next((line for line in reversed(table) if line.mountpoint == mountpoint), None)
 

@@ -39,14 +39,14 @@ _held: Final[dict[str, int]] = {}
 """This process's own registrations: mountpoint to the locked descriptor, kept until the process ends."""
 
 
-def _text(_entry: Entry, _attribute: attrs.Attribute[str], value: str) -> None:
+def _text(_one: Registration, _attribute: attrs.Attribute[str], value: str) -> None:
     """ValueError or TypeError unless *value* can be a path: any user can write anything there."""
     if b"\0" in os.fsencode(value):
         raise ValueError("embedded null byte")
 
 
 @attrs.frozen
-class Entry:
+class Registration:
     """What a daemon wrote about itself."""
 
     mountpoint: str = attrs.field(validator=_text)
@@ -97,7 +97,7 @@ class Entry:
             os.close(descriptor)
 
     def is_file(self, descriptor: int) -> bool:
-        """Whether *descriptor* is this entry's file, and not that of an earlier mount on the same mountpoint."""
+        """Whether *descriptor* is this registration's file, not an earlier mount's on the same mountpoint."""
         return _is_file(descriptor, self.file)
 
     def discard(self) -> None:
@@ -205,19 +205,19 @@ def register(mountpoint: str, source: str, socket: str, pid: int) -> None:
 
 
 def unregister(mountpoint: str) -> None:
-    """Remove this process's entry and socket for *mountpoint*.
+    """Remove this process's registration and socket for *mountpoint*.
 
     A later mount's are left alone: after a lazy unmount an old daemon may end when the next one already
     serves. The lock stays until the process ends, for those who wait for that.
     """
     mountpoint = mountinfo.real(mountpoint)
-    entry = lookup(mountpoint, os.geteuid())
-    if entry and mountpoint in _held and entry.is_file(_held[mountpoint]):
-        entry.discard()
+    registration = lookup(mountpoint, os.geteuid())
+    if registration and mountpoint in _held and registration.is_file(_held[mountpoint]):
+        registration.discard()
 
 
-def lookup(mountpoint: str, uid: int) -> Entry | None:
-    """Find the entry for *mountpoint* (absolute, without links) that user *uid*'s daemon wrote, or None."""
+def lookup(mountpoint: str, uid: int) -> Registration | None:
+    """Find the registration for *mountpoint* (absolute, without links) that user *uid*'s daemon wrote, or None."""
     for run in _directories(uid):
         path = f"{run}/{identifier(mountpoint)}/{_STATE}"
         try:
@@ -228,9 +228,9 @@ def lookup(mountpoint: str, uid: int) -> Entry | None:
                 own = os.fstat(file.fileno()).st_uid == uid  # not what a link in its place leads to
                 words = json.loads(file.read(_LARGEST))
             if own and words["mountpoint"] == mountpoint:
-                return Entry(**words, file=path, uid=uid)
+                return Registration(**words, file=path, uid=uid)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            continue  # absent, not ours to read, or no entry at all: nobody registered here
+            continue  # absent, not ours to read, or no registration at all: nobody registered here
     return None
 
 

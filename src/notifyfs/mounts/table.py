@@ -41,7 +41,7 @@ class Mount:
     """The live daemon; None when it is gone or has not registered."""
     alive: bool
     """Whether there is a daemon to answer."""
-    entry: registry.Entry | None = attrs.field(repr=False, eq=False)
+    registration: registry.Registration | None = attrs.field(repr=False, eq=False)
 
 
 def mounted() -> list[Mount]:
@@ -62,12 +62,12 @@ def find(mountpoint: str) -> Mount | None:
     return _mount(ours[-1], table) if ours else None
 
 
-def _mount(line: mountinfo.Line, table: list[mountinfo.Line]) -> Mount | None:
+def _mount(line: mountinfo.MountLine, table: list[mountinfo.MountLine]) -> Mount | None:
     """The mount of *line*; None where it is another user's, at a place that this one cannot reach."""
-    entry = registry.lookup(line.mountpoint, line.user_id)
-    if entry and entry.device not in (line.device, None):
-        entry = None  # of another mount, on top of this one or gone
-    registered = entry is not None and entry.held()
+    registration = registry.lookup(line.mountpoint, line.user_id)
+    if registration and registration.device not in (line.device, None):
+        registration = None  # of another mount, on top of this one or gone
+    registered = registration is not None and registration.held()
     on_top = mountinfo.top(line.mountpoint, table) is line
     another_s = os.geteuid() not in (0, line.user_id)
     answer = _ask(line.mountpoint) if another_s or (on_top and not registered) else None
@@ -75,13 +75,13 @@ def _mount(line: mountinfo.Line, table: list[mountinfo.Line]) -> Mount | None:
         return None
     return Mount(
         mountpoint=line.mountpoint,
-        source=entry.source if entry else line.source,
+        source=registration.source if registration else line.source,
         device=line.device,
         mount_id=line.mount_id,
-        socket=entry.socket if entry else answer.socket if answer and on_top else None,
-        pid=entry.pid if entry and registered else None,
+        socket=registration.socket if registration else answer.socket if answer and on_top else None,
+        pid=registration.pid if registration and registered else None,
         alive=registered or bool(answer and answer.alive and on_top),
-        entry=entry,
+        registration=registration,
     )
 
 
@@ -123,7 +123,7 @@ def check_files(mountpoint: str, options: Options) -> None:
 def recover(mountpoint: str) -> bool:
     """Detach dead notifyfs mounts at *mountpoint* and remove what their daemons left; True if there was one.
 
-    An entry or socket without a mount (unmounted behind the daemon's back) is removed too, for
+    A registration or socket without a mount (unmounted behind the daemon's back) is removed too, for
     the next mount needs its name. Raises MountError.
     """
     mountpoint = mountinfo.real(mountpoint)
@@ -131,9 +131,9 @@ def recover(mountpoint: str) -> bool:
     while (found := find(mountpoint)) and not found.alive:
         detach(mountpoint, lazy=True)
         recovered = True
-    entry = registry.lookup(mountpoint, os.geteuid())
-    if entry and not found:
-        entry.discard()
+    registration = registry.lookup(mountpoint, os.geteuid())
+    if registration and not found:
+        registration.discard()
     return recovered
 
 
@@ -144,8 +144,8 @@ def ending(mount: Mount) -> Iterator[Callable[[float], bool]]:
     The call takes seconds and says whether the daemon has ended. One that still has users after a
     lazy unmount gives up its name in the end, so that the next mount can have it.
     """
-    lock = mount.entry.lock() if mount.entry else None
-    process = mount.entry.process() if mount.entry else None
+    lock = mount.registration.lock() if mount.registration else None
+    process = mount.registration.process() if mount.registration else None
 
     def wait(seconds: float) -> bool:
         if lock is not None and not registry.wait_ended(lock, seconds):
@@ -155,8 +155,8 @@ def ending(mount: Mount) -> Iterator[Callable[[float], bool]]:
 
     try:
         yield wait
-        if mount.entry and lock is not None and mount.entry.is_file(lock):
-            mount.entry.discard()
+        if mount.registration and lock is not None and mount.registration.is_file(lock):
+            mount.registration.discard()
     finally:
         for descriptor in (lock, process):
             if descriptor is not None:
@@ -184,7 +184,7 @@ def _check_directory(path: str, what: str) -> None:
 
 @attrs.frozen
 class _Answer:
-    """What a mount says that has no entry, or none that this user may read."""
+    """What a mount says that has no registration, or none that this user may read."""
 
     reached: bool
     """Whether this user may search the directories above the mountpoint."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BUCKETS: Final = 64  # 2**63 ns are 292 years
 
 
-class Meter:
+class RequestCounter:
     """The requests for one operation.
 
     ``buckets[n]`` counts those that took less than 2**n nanoseconds, and not less than half of that:
@@ -37,13 +37,13 @@ class Meter:
         self.nanoseconds += nanoseconds
 
 
-REQUESTS: Final[dict[str, Meter]] = {}
-"""Each operation's meter, from the time that its handler is defined: a process serves one mount."""
+REQUESTS: Final[dict[str, RequestCounter]] = {}
+"""Each operation's counter, from the time that its handler is defined: a process serves one mount."""
 
 
-def of_operation(handler: str) -> Meter:
-    """The meter of the operation that the method *handler* (perhaps ``_handler``) answers."""
-    return REQUESTS.setdefault(handler.lstrip("_"), Meter())
+def of_operation(handler: str) -> RequestCounter:
+    """The counter of the operation that the method *handler* (perhaps ``_handler``) answers."""
+    return REQUESTS.setdefault(handler.lstrip("_"), RequestCounter())
 
 
 @attrs.frozen

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from notifyfs.observe import counters as meters
+from notifyfs.observe import counters
 from notifyfs.protocol import flags
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from notifyfs.core.instances import Instance
-    from notifyfs.observe.counters import Meter
+    from notifyfs.observe.counters import RequestCounter
     from notifyfs.observe.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _GRACE: Final = 1.0  # seconds that an answer under way has when the mount ends
 # Seconds after each request. An answer takes milliseconds in which the mount has to share the interpreter with it,
 # and whoever can connect can ask. It also is the time to wait while there is no descriptor for a connection.
 _PAUSE: Final = 0.1
-# The upper bounds of the histogram, 2**n ns as the meters have them: 16 us to 4 ms by factors of two, to 17 s of four.
+# The upper bounds of the histogram, 2**n ns as counted: 16 us to 4 ms by factors of two, to 17 s of four.
 _EXPONENTS: Final = (*range(14, 22), *range(22, 35, 2))
 _KINDS: Final = {
     1 << bit: flags.spell(1 << bit)
@@ -65,7 +65,7 @@ _OF_INSTANCE: Final[tuple[tuple[_Family, str, str, Callable[[Instance], int]], .
     (GaugeMetricFamily, "watches", "Its watches.", lambda one: len(one.watches)),
     (GaugeMetricFamily, "queued_events", "Its events not sent yet.", lambda one: len(one.queue)),
     (GaugeMetricFamily, "queue_high_water", "The most that were queued at once.", lambda one: one.queue.high_water),
-    (CounterMetricFamily, "events", "Events queued for it.", lambda one: one.queue.total),
+    (CounterMetricFamily, "events", "Events queued for it.", lambda one: one.queue.entered),
     (CounterMetricFamily, "events_dropped", "Its events lost to overflow.", lambda one: one.queue.dropped),
     (CounterMetricFamily, "events_coalesced", "Its events that were merged.", lambda one: one.queue.coalesced),
 )
@@ -165,7 +165,7 @@ class _Counters(Collector):
         yield from self._instances()
 
     def _events(self) -> Iterator[Metric]:
-        tally = self._statistics.watches.tally()
+        tally = self._statistics.books.tally()
         kinds = CounterMetricFamily("notifyfs_events", "Events queued, once for each watch.", labels=["kind"])
         for mask, name in _KINDS.items():
             kinds.add_metric([name], tally.kinds[mask])
@@ -182,27 +182,27 @@ class _Counters(Collector):
         errors = CounterMetricFamily(
             "notifyfs_request_errors", "Requests answered with an error.", labels=["operation"]
         )
-        for operation, meter in meters.REQUESTS.items():
-            times.add_metric([operation], *_histogram(meter))
-            errors.add_metric([operation], meter.errors)
+        for operation, counter in counters.REQUESTS.items():
+            times.add_metric([operation], *_histogram(counter))
+            errors.add_metric([operation], counter.errors)
         yield times
         yield errors
 
     def _instances(self) -> Iterator[Metric]:
         # By number only: the statistics request tells whose they are, but not to everybody.
-        _, living = self._statistics.watches.books
+        living = self._statistics.books.living
         for kind, name, told, value in _OF_INSTANCE:
             family = kind(f"notifyfs_instance_{name}", told, labels=["number"])
-            for instance, number in living.items():
+            for instance, (number, _) in living.items():
                 family.add_metric([str(number)], value(instance))
             yield family
 
 
-def _histogram(meter: Meter) -> tuple[list[tuple[str, float]], float]:
+def _histogram(counter: RequestCounter) -> tuple[list[tuple[str, float]], float]:
     """Cumulative buckets and the sum, as prometheus_client wants them."""
-    upto = list(itertools.accumulate(meter.buckets))
+    upto = list(itertools.accumulate(counter.buckets))
     bounds = [(str(2**exponent / 1e9), float(upto[exponent])) for exponent in _EXPONENTS]
-    return [*bounds, ("+Inf", float(upto[-1]))], meter.nanoseconds / 1e9
+    return [*bounds, ("+Inf", float(upto[-1]))], counter.nanoseconds / 1e9
 
 
 def _text(path: str) -> str:

@@ -9,80 +9,94 @@ from __future__ import annotations
 import errno
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.core.watches import Watches
-from notifyfs.observe import counters as meters
+from notifyfs.observe import counters
 from notifyfs.observe.counters import Tally
 from notifyfs.protocol import records, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
+    from notifyfs.core.changes import Changes
     from notifyfs.core.instances import Instance
+    from notifyfs.core.watches import Watches
 
 Row = dict[str, object]
 
 _NUMBER: Final = re.compile(rb"[0-9]{0,19}")
 
 
-class Counted(Watches):
-    """Watch sets that number their instances, and whose counts outlive them."""
+class Opened(NamedTuple):
+    """An instance that is open."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.books: tuple[Tally, dict[Instance, int]] = Tally(), {}
-        """What closed instances have counted, and the number of each open one, lowest first.
+    number: int
+    """Instances count from 1."""
+    pid: int
+    """The process that connected; 0: not visible."""
+
+
+class Books:
+    """Who is open, and what those have counted who are not any more."""
+
+    def __init__(self) -> None:
+        self.both: tuple[Tally, dict[Instance, Opened]] = Tally(), {}
+        """The sums of the closed instances, and the open ones, lowest number first.
 
         Replaced as a whole and never changed: nobody can see an instance twice, or nowhere, and a
         total that went down would look like a restart.
         """
-        self._opened = 0
+        self._last = 0
 
-    def open(self, instance: Instance) -> None:
-        """Admit an instance, as the parent does, and number it."""
-        super().open(instance)
-        self._opened += 1
-        closed, living = self.books
-        self.books = closed, {**living, instance: self._opened}
+    def open(self, instance: Instance, pid: int) -> None:
+        """*instance*, of the process *pid*, was admitted: number it."""
+        self._last += 1
+        closed, living = self.both
+        self.both = closed, {**living, instance: Opened(self._last, pid)}
 
     def close(self, instance: Instance) -> None:
-        """Free an instance, as the parent does, and keep what it has counted."""
-        super().close(instance)
-        closed, living = self.books
+        """*instance* has ended: keep what it has counted. Nothing, if it was not admitted."""
+        closed, living = self.both
         if instance in living:
             living = living.copy()
             del living[instance]
-            self.books = closed + Tally.of(instance.queue), living
+            self.both = closed + Tally.of(instance.queue), living
+
+    @property
+    def living(self) -> dict[Instance, Opened]:
+        """The open instances, lowest number first."""
+        return self.both[1]
 
     def tally(self) -> Tally:
         """What has happened to the queues of all instances since the mount."""
-        closed, living = self.books
+        closed, living = self.both
         return sum((Tally.of(instance.queue) for instance in living), closed)
 
 
 class Statistics:
     """The counters of one mount. *held*: numbers that the other rooms know, such as ``inodes``."""
 
-    def __init__(self, watches: Counted, held: Callable[[], dict[str, int]]) -> None:
-        self.watches = watches
+    def __init__(self, watches: Watches, changes: Changes, held: Callable[[], dict[str, int]]) -> None:
+        self.books = Books()
+        self._watches = watches
+        self._changes = changes
         self._held = held
 
     def now(self) -> dict[str, int]:
         """What there is at this moment."""
-        _, living = self.watches.books
+        living = self.books.living
         return {
             "instances": len(living),
-            "watches": self.watches.total,
+            "watches": self._watches.accounts.watches,
             **self._held(),
             "queued_events": sum(len(instance.queue) for instance in living),
             "queued_bytes": sum(instance.queue.bytes for instance in living),
         }
 
-    def answer(self, record: records.Record, asking: Instance, pids: Callable[[], Mapping[Instance, int]]) -> bytes:
+    def answer(self, record: records.Record, asking: Instance) -> bytes:
         """The JSON that answers the request *record* of the instance *asking*.
 
-        *pids*: the process behind each instance. EINVAL: an unknown mask, or a name that is no number.
+        EINVAL: an unknown mask, or a name that is no number.
         """
         if not _NUMBER.fullmatch(record.name):
             raise OSError(errno.EINVAL, "not the number of a row", record.name)
@@ -90,31 +104,30 @@ class Statistics:
         if record.mask == requests.STATISTICS_OPERATIONS:
             return _page(enumerate(self.operations()), first)
         if record.mask == requests.STATISTICS_INSTANCES:
-            return _page(self.instances(pids()), first)
+            return _page(self.instances(), first)
         if record.mask or record.name:
             raise OSError(errno.EINVAL, "no such statistics", hex(record.mask))
-        told = self.now() | self.watches.tally().named()
-        told["events"] = self.watches.sequence
+        told = self.now() | self.books.tally().named()
+        told["events"] = self._changes.last
         return json.dumps({"instance": _of(asking), "mount": told}).encode()
 
     @staticmethod
     def operations() -> Iterator[Row]:
         """Each operation's requests."""
-        for name, meter in meters.REQUESTS.items():
-            buckets = meter.buckets.copy()
+        for name, counter in counters.REQUESTS.items():
+            buckets = counter.buckets.copy()
             yield {
                 "operation": name,
                 "count": sum(buckets),
-                "errors": meter.errors,
-                "nanoseconds": meter.nanoseconds,
+                "errors": counter.errors,
+                "nanoseconds": counter.nanoseconds,
                 "buckets": {exponent: count for exponent, count in enumerate(buckets) if count},
             }
 
-    def instances(self, pids: Mapping[Instance, int]) -> Iterator[tuple[int, Row]]:
+    def instances(self) -> Iterator[tuple[int, Row]]:
         """Each open instance, by number."""
-        _, living = self.watches.books
-        for instance, number in living.items():
-            yield number, {"number": number, "pid": pids.get(instance, 0), "uid": instance.uid, **_of(instance)}
+        for instance, (number, pid) in self.books.living.items():
+            yield number, {"number": number, "pid": pid, "uid": instance.uid, **_of(instance)}
 
 
 def _of(instance: Instance) -> Row:

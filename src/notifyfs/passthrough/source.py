@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.core.inodes import Inodes
-from notifyfs.subscribers.descriptors import close_apart
+from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,15 +28,16 @@ _MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 t
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Backing:
+class Source:
     """The source's inodes and their descriptors.
 
     *root* is an ``O_PATH`` descriptor of the source, opened before the mount: it stays below the
     mount even when that covers the source itself. At most *limit* descriptors are kept for reuse
     (more only for files that were removed and are still in use, which no name leads to).
+    *freeing* is called when there is something to ``sweep``.
     """
 
-    def __init__(self, root: int, limit: int) -> None:
+    def __init__(self, root: int, limit: int, freeing: Callable[[], None] = lambda: None) -> None:
         found = os.fstat(root)
         self.inodes = Inodes(found.st_dev, found.st_ino, self._reaped)
         self.limit = limit
@@ -45,8 +46,7 @@ class Backing:
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
         self._lent: dict[Inode, list[int]] = {}
         self._removed: list[int] = []  # the last hold on files that nobody remembers: to close one frees the file
-        self.freeing: Callable[[], None] = lambda: None
-        """Called when there is something to ``sweep``."""
+        self._freeing = freeing
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -219,7 +219,7 @@ class Backing:
         if fd is not None:
             self._removed.append(fd)
             if len(self._removed) == 1:
-                self.freeing()
+                self._freeing()
             elif len(self._removed) > self.limit // 8:
                 self.sweep()
 

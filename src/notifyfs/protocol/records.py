@@ -62,8 +62,8 @@ class Origin(NamedTuple):
     """Who did it: the payload of an ``X_ORIGIN`` record (48 bytes)."""
 
     sequence: int
-    """Number of the event since the mount, counting those that somebody heard; one that is told to
-    several watches, and the IGNORED that it brings about, have the same."""
+    """Number of the change that this tells of, from 1; all its records have it. An UNMOUNT, and the IGNORED
+    after a removal, have that of the last change."""
     time_ns: int
     """CLOCK_REALTIME, nanoseconds since 1970."""
     pid: int

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -20,7 +20,7 @@ from notifyfs.protocol.records import Record
 from notifyfs.system import syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from notifyfs.core.queue import Item, Queue
 
@@ -39,16 +39,54 @@ _FEW_SENT: Final = 1024
 _SO_SNDBUFFORCE: Final = 32
 
 
+class Bell:
+    """Rung by those who must not wait; waited for by the one who can."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """Wake who waits, now or later."""
+        self._event.set()
+
+    async def wait_rung(self) -> None:
+        """Return once it was rung since the last time."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Outlet(Protocol):
+    """Where the events of one instance leave."""
+
+    def unread(self) -> int:
+        """How many events that were taken from the queue the client has not read, at most."""
+        ...
+
+    async def send(self, queue: Queue) -> None:
+        """Send all that is queued, as the gates open and the client makes room."""
+        ...
+
+    async def send_until(self, queue: Queue, number: int) -> None:
+        """Send until ``queue.left`` is *number*. What comes later is not waited for."""
+        ...
+
+
+async def pass_doubts(queue: Queue) -> None:
+    """Wait until it is decided what is in doubt now. What comes into doubt later is not waited for."""
+    for gate in queue.doubts:
+        await gate.opened()
+
+
 class Stream:
     """The connection itself. What is staged is sent in that order, by whoever flushes."""
 
-    def __init__(self, connection: trio.socket.SocketType, settled: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, connection: trio.socket.SocketType) -> None:
         self._socket = connection
-        self._settled = settled
         self._sending = trio.Lock()
         self._staged: deque[tuple[bytes, int, int]] = deque()  # bytes, the events in them, a descriptor or -1
         self._held = 0  # events staged and not sent yet
         self._ahead: deque[int] = deque(maxlen=_STREAM_AHEAD)  # events in each of the last sends
+        self._reply_first: trio.Event | None = None
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
 
     def close(self) -> None:
@@ -58,23 +96,46 @@ class Stream:
                 os.close(descriptor)
         self._staged.clear()
 
-    def stage(self, queue: Queue, most: int) -> None:
-        """Take at least one event, and at most *most* bytes of them, to be sent next."""
-        chunk, count = b"", 0
-        for item in queue.take(most):
-            data = b"".join(packets_of(item))
-            if chunk and len(chunk) + len(data) > CHUNK:
-                self._staged.append((chunk, count, -1))
-                chunk, count = b"", 0
-            chunk += data
-            count += 1
-            self._held += 1
-        if chunk:
-            self._staged.append((chunk, count, -1))
+    async def send(self, queue: Queue) -> None:
+        """Send all that is queued, as the gates open and the client makes room."""
+        while await self._send_some(queue):
+            pass
+
+    async def send_until(self, queue: Queue, number: int) -> None:
+        """Send until ``queue.left`` is *number*; some of it may still be staged."""
+        while queue.left < number:
+            await self._send_some(queue)
+
+    async def _send_some(self, queue: Queue) -> bool:
+        """Send some of what may leave, or wait until something may; whether there was anything."""
+        if self._reply_first is not None:
+            await self._reply_first.wait()
+        if self._stage(queue):
+            await self.flush()
+        elif (gate := queue.gate) is not None:
+            await gate.opened()
+        else:
+            return bool(queue)  # the gate has been opened just now
+        return True
+
+    def _stage(self, queue: Queue) -> bool:
+        """Take some events, to be sent next; whether there were any that may leave."""
+        taken = queue.take(CHUNK)
+        if taken:
+            self._staged.append((b"".join(packet for item in taken for packet in packets_of(item)), len(taken), -1))
+            self._held += len(taken)
+        return bool(taken)
+
+    def reply_first(self) -> None:
+        """Send no event before the next reply, which is under way: it may tell of a watch that the reply names."""
+        self._reply_first = trio.Event()
 
     def stage_reply(self, reply: bytes, descriptor: int = -1) -> None:
         """Send *reply* next, and *descriptor* with it, which is closed here then."""
         self._staged.append((reply, 0, descriptor))
+        if self._reply_first is not None:
+            self._reply_first.set()
+            self._reply_first = None
 
     async def flush(self) -> None:
         """Send all that is staged."""
@@ -84,12 +145,11 @@ class Stream:
             await self._sending.acquire()
         try:
             while self._staged:
-                await self._settled()
                 data, events, descriptor = self._staged[0]
                 if not syscalls.unread_by_peer(self._socket.fileno()):
                     self._ahead.clear()
                 try:
-                    sent = self._send(data, descriptor)
+                    sent = self._write(data, descriptor)
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
                     continue
@@ -106,7 +166,7 @@ class Stream:
         finally:
             self._sending.release()
 
-    def _send(self, data: bytes, descriptor: int) -> int:
+    def _write(self, data: bytes, descriptor: int) -> int:
         # trio's own send goes round its loop.
         if descriptor < 0:
             return os.write(self._socket.fileno(), data)
@@ -132,8 +192,7 @@ class Packets:
     A client that closes its end hears no more events, as from a closed inotify descriptor.
     """
 
-    def __init__(self, settled: Callable[[], Awaitable[None]]) -> None:
-        self._settled = settled
+    def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
         try:
@@ -161,20 +220,36 @@ class Packets:
         """Bytes taken from the queue that the socket had no room for."""
         return sum(len(packet) for packet, _ in self._waiting)
 
-    def push(self, queue: Queue, most: int) -> bool:
-        """Send at most *most* events, as far as there is room; whether that was room enough."""
+    async def send(self, queue: Queue) -> None:
+        """Send all that is queued, as the gates open and the client makes room."""
+        while True:
+            if not self._push(queue):
+                await trio.lowlevel.wait_writable(self._ours)
+            elif (gate := queue.gate) is not None:
+                await gate.opened()
+            elif not queue:
+                return
+
+    async def send_until(self, queue: Queue, number: int) -> None:
+        """Send until ``queue.left`` is *number*, as far as there is room."""
+        while self._push(queue) and queue.left < number:
+            if (gate := queue.gate) is not None:
+                await gate.opened()
+
+    def _push(self, queue: Queue) -> bool:
+        """Send what may leave, as far as there is room; whether that was room enough."""
         if not self._deaf:
             try:
-                return self._push(queue, most)
+                return self._push_packets(queue)
             except (BrokenPipeError, ConnectionResetError):  # reset: with packets that were not read
                 self._deaf = True
                 self._waiting.clear()
                 self._sent.clear()
                 self._weight = self._unread = 0
-        queue.take(sys.maxsize, most)
+        queue.take(sys.maxsize)
         return True
 
-    def _push(self, queue: Queue, most: int) -> bool:
+    def _push_packets(self, queue: Queue) -> bool:
         waiting, send = self._waiting, self._ours.send
         while True:
             while waiting:
@@ -190,27 +265,14 @@ class Packets:
                 if len(self._sent) >= self._enough:
                     self.unread()
                     self._enough = max(_FEW_SENT, 2 * len(self._sent))
-            taken = queue.take(CHUNK, most)
+            taken = queue.take(CHUNK)
             if not taken:
                 return True
-            most -= len(taken)
             self._unread += len(taken)
             for item in taken:
                 *before, packet = packets_of(item)
                 waiting.extend((each, 0) for each in before)
                 waiting.append((packet, 1))
-
-    async def push_settled(self, queue: Queue) -> bool:
-        """Send what is queued now and there is room for, once its changes can be seen."""
-        most = len(queue)
-        await self._settled()
-        return self.push(queue, most)
-
-    async def flush(self, queue: Queue) -> None:
-        """Send all, as the client makes room."""
-        while queue or self._waiting:
-            if not await self.push_settled(queue):
-                await trio.lowlevel.wait_writable(self._ours)
 
     def unread(self) -> int:
         """How many events the client has not read."""
@@ -235,7 +297,7 @@ def _weight(size: int) -> int:
 
 def packets_of(item: Item) -> Iterator[bytes]:
     """The records of one event: its origin, if it has one, and itself."""
-    record, origin = item
+    record, origin, _ = item
     if origin is not None:
         yield bytes(Record(record.wd, flags.X_ORIGIN, record.cookie, bytes(origin)))
     yield bytes(record)

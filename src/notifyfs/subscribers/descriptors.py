@@ -1,4 +1,4 @@
-"""Descriptors that clients send with their requests, and closing what may take its time."""
+"""Descriptors that clients send with their requests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ import fcntl
 import os
 import socket
 import struct
-from collections import Counter
-from typing import Final
 
-import trio
-
-_MOST_CLOSING: Final = 256
-
-_closing: Counter[int] = Counter()  # of each user's
+from notifyfs.system.closing import close_apart
 
 
 class Descriptors(contextlib.ExitStack):
@@ -65,26 +59,3 @@ def close_safely(fd: int, user: int) -> None:
         os.close(fd)
     else:
         close_apart(fd, user)
-
-
-def close_apart(fd: int, user: int = -1) -> None:
-    """Close *fd* in a thread: it may write back, free a large file, or never return."""
-    _closing[user] += 1
-    token = trio.lowlevel.current_trio_token()
-
-    def closed(_outcome: object) -> None:
-        with contextlib.suppress(trio.RunFinishedError):  # the daemon ends
-            token.run_sync_soon(_closed, user)
-
-    trio.lowlevel.start_thread_soon(lambda: os.close(fd), closed)
-
-
-def room_for_more(user: int) -> bool:
-    """Whether descriptors of *user* may be taken: not while very many of that user's do not come to an end."""
-    return _closing[user] < _MOST_CLOSING
-
-
-def _closed(user: int) -> None:
-    _closing[user] -= 1
-    if not _closing[user]:
-        del _closing[user]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.inodes import Inode
-    from notifyfs.passthrough.source import Backing
+    from notifyfs.passthrough.source import Source
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, path_resolution(7)
 _NAME_MAX: Final = 255
@@ -56,8 +56,8 @@ class Peer:
 class Resolver:
     """Finds what subscribers name. *mountpoint* is absolute; *device* is the mount's (major, minor)."""
 
-    def __init__(self, backing: Backing, mountpoint: bytes, device: tuple[int, int]) -> None:
-        self._backing = backing
+    def __init__(self, source: Source, mountpoint: bytes, device: tuple[int, int]) -> None:
+        self._source = source
         self._mountpoint = mountpoint.rstrip(b"/")
         self._device = device
 
@@ -69,7 +69,7 @@ class Resolver:
         """
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        way = [self._backing.inodes.root]
+        way = [self._source.inodes.root]
         try:
             self._walk(way, path, peer, follow=not mask & flags.DONT_FOLLOW)
             self._admit(way[-1], mask, peer)
@@ -82,7 +82,7 @@ class Resolver:
 
     def _reap(self, way: list[Inode]) -> None:
         for place in reversed(way):
-            self._backing.inodes.reap(place)
+            self._source.inodes.reap(place)
 
     def descriptor(self, fd: int, mask: int, peer: Peer) -> Inode:
         """The inode that an ``O_PATH`` descriptor of the subscriber's refers to, in this mount.
@@ -95,7 +95,7 @@ class Resolver:
         *device, number = syscalls.identify(fd)
         if tuple(device) != self._device:
             raise OSError(errno.EXDEV, "a descriptor of another file system")
-        inode = self._backing.inodes[number]
+        inode = self._source.inodes[number]
         self._admit(inode, mask, peer)
         return inode
 
@@ -104,12 +104,12 @@ class Resolver:
             raise OSError(errno.EPERM, "recursive watches are for root and the daemon's user")
         if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
-        if not peer.may(syscalls.may_read, self._backing.fd(inode)):
+        if not peer.may(syscalls.may_read, self._source.fd(inode)):
             raise OSError(errno.EACCES, "no read permission")
 
     def _walk(self, way: list[Inode], path: bytes, peer: Peer, *, follow: bool) -> None:
         """Go from the root in *way* to *path*, noting each place in *way*."""
-        backing, links = self._backing, 0
+        source, links = self._source, 0
         searched: set[Inode] = set()
         parts = deque(path.split(b"/")) if path else deque()
         while parts:
@@ -120,17 +120,17 @@ class Resolver:
             if part == b"..":
                 way.append(place.entry.parent)
                 continue
-            entry, found = backing.look(place, part)
+            entry, found = source.look(place, part)
             way.append(entry.inode)
             if stat.S_ISLNK(found.st_mode) and (parts or follow):
                 links += 1
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                target = os.readlink(b"", dir_fd=backing.fd(entry.inode))
+                target = os.readlink(b"", dir_fd=source.fd(entry.inode))
                 way.append(place)
                 if target.startswith(b"/"):
                     target = self._inside(target, path)
-                    way.append(backing.inodes.root)
+                    way.append(source.inodes.root)
                 parts.extendleft(reversed(target.split(b"/")))
 
     def _check_step(self, place: Inode, part: bytes, path: bytes, peer: Peer, searched: set[Inode]) -> None:
@@ -139,7 +139,7 @@ class Resolver:
         if not part:
             return
         if place not in searched:
-            if not peer.may(syscalls.may_search, self._backing.fd(place)):
+            if not peer.may(syscalls.may_search, self._source.fd(place)):
                 raise OSError(errno.EACCES, "no search permission", path)
             searched.add(place)
         if len(part) > _NAME_MAX:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from notifyfs.fuse.liveness import may_hang
 from notifyfs.system import syscalls
 
 if TYPE_CHECKING:
@@ -27,9 +26,12 @@ _O_PATH: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Way:
-    """The directories above the mountpoint. *lowest* is an ``O_PATH`` descriptor of the one that it lies in."""
+    """The directories above the mountpoint. *lowest* is an ``O_PATH`` descriptor of the one that it lies in.
 
-    def __init__(self, lowest: int) -> None:
+    *may_hang*: whether a descriptor is on a file system that may not answer.
+    """
+
+    def __init__(self, lowest: int, may_hang: Callable[[int], bool]) -> None:
         self._lowest = lowest
         self._mounts: set[int] = set()  # those on the way that never hang, by their ids
         self._thread = trio.CapacityLimiter(1)

@@ -52,10 +52,10 @@ class Caller:
         except (OSError, ValueError):
             return
 
-    def origin(self, sequence: int) -> Origin:
-        """The origin of the event with this number, at this moment."""
+    def origin(self, number: int) -> Origin:
+        """The origin of the change with this number, at this moment."""
         self.look()
-        return Origin(sequence, time.time_ns(), self._pid, self.uid, self.gid, 0, self._comm)
+        return Origin(number, time.time_ns(), self._pid, self.uid, self.gid, 0, self._comm)
 
 
 def descriptor_path(thread: int) -> bytes:
@@ -110,17 +110,30 @@ def credentials(thread: int) -> Credentials | None:
 
     None where they cannot be told: it is not visible, or may do in a user namespace what is not ours to judge.
     """
-    groups: tuple[int, ...] = ()
-    capabilities = 0
     try:
-        with open(f"/proc/{thread}/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Groups:"):
-                    groups = tuple(map(int, line.split()[1:]))
-                elif line.startswith(b"CapEff:"):
-                    capabilities = int(line[7:], 16)
-        if capabilities and os.readlink(f"/proc/{thread}/ns/user") != os.readlink("/proc/self/ns/user"):
+        who = _status(thread)
+        if who.capabilities and os.readlink(f"/proc/{thread}/ns/user") != os.readlink("/proc/self/ns/user"):
             return None
     except (OSError, ValueError):
         return None
-    return Credentials(groups, capabilities)
+    return who
+
+
+def groups(thread: int) -> tuple[int, ...]:
+    """Supplementary groups of *thread*, while it is blocked in its system call; none where it is not visible."""
+    try:
+        return _status(thread).groups
+    except (OSError, ValueError):
+        return ()
+
+
+def _status(thread: int) -> Credentials:
+    found: tuple[int, ...] = ()
+    capabilities = 0
+    with open(f"/proc/{thread}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Groups:"):
+                found = tuple(map(int, line.split()[1:]))
+            elif line.startswith(b"CapEff:"):
+                capabilities = int(line[7:], 16)
+    return Credentials(found, capabilities)

@@ -2,7 +2,8 @@
 
 Each raises OSError with the errno that the kernel gave. Numbers are those of
 ``<linux/*.h>``; the calls are the same on every architecture that glibc and
-musl wrap, which is why the wrappers are used and not ``syscall(2)``.
+musl wrap, which is why the wrappers are used and not ``syscall(2)``; but for those of
+``mount_nowhere``, which glibc has from 2.36 on, and whose numbers are everywhere the same.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ _NGROUPS_MAX: Final = 65536
 _AT_FDCWD: Final = -100
 _UTIME_OMIT: Final = (1 << 30) - 2
 _UTIME_NOW: Final = (1 << 30) - 1
+_FSOPEN: Final = 430
+_FSCONFIG: Final = 431
+_FSMOUNT: Final = 432
+_FSCONFIG_SET_STRING: Final = 1
+_FSCONFIG_CMD_CREATE: Final = 6
+_CLOEXEC: Final = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
+_MOUNT_ATTR_NOSUID_NODEV_NOEXEC: Final = 2 | 4 | 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -109,6 +117,19 @@ def names_made_in(directory: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def mount_nowhere(fstype: str, options: dict[str, str]) -> int:
+    """A file system that has no mountpoint: a descriptor of its root, with which it ends (fsmount(2), Linux 5.2)."""
+    context = _check(_libc.syscall(_FSOPEN, fstype.encode(), _CLOEXEC))
+    try:
+        for key, value in options.items():
+            words = (_FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+            _check(_libc.syscall(_FSCONFIG, context, *words), f"{fstype}: {key}")
+        _check(_libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), fstype)
+        return _check(_libc.syscall(_FSMOUNT, context, _CLOEXEC, _MOUNT_ATTR_NOSUID_NODEV_NOEXEC), fstype)
+    finally:
+        os.close(context)
 
 
 def unread_by_peer(fd: int) -> int:

@@ -1,205 +1,42 @@
-"""The command line of ``notifyfs watch``: inotifywait's options and complaints, and some options of our own."""
+"""The command line of ``notifyfs watch``: inotifywait's options, and some of our own."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
-import re
 import signal
 import sys
 import syslog
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
 import click
 
-from notifyfs.client import Filter
-from notifyfs.commands.watch import background, filtering, lines
+from notifyfs.commands.watch import background, filtering
+from notifyfs.commands.watch.inotifywait import Translator
 from notifyfs.commands.watch.losses import Losses
-from notifyfs.commands.watch.patterns import Pattern
 from notifyfs.commands.watch.session import FAILED, Output, Session
 from notifyfs.commands.watch.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
-from notifyfs.commands.watch.telling import Teller
-from notifyfs.protocol.flags import ALL_EVENTS, DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
-from notifyfs.protocol.records import Origin
+from notifyfs.commands.watch.wishes import Complaint, Wishes
+from notifyfs.protocol.flags import DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from notifyfs.client import Filter
     from notifyfs.commands.watch.targets import Target
-
-_LONG_MAX: Final = 2**63 - 1
-
-
-class Failure(click.ClickException):
-    """A complaint in inotifywait's words, on standard error; exit code 1."""
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print it as it is."""
-        click.echo(os.fsencode(self.message), file=file, err=True)
 
 
 class _Command(click.Command):
     """A command whose misuse ends with 1: here 2 says that the time is up."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; every complaint becomes a Failure."""
+        """Parse; every complaint becomes a Complaint."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise Failure(f"{ctx.command_path}: {error.format_message()}") from None
-
-
-@attrs.frozen(kw_only=True)
-class Wishes:
-    """The command line, as click hands it over."""
-
-    paths: tuple[str, ...]
-    monitor: bool
-    daemon: bool
-    outfile: tuple[str, ...]
-    syslog: bool
-    no_dereference: bool
-    recursive: bool
-    quiet: int
-    csv: bool
-    json: bool
-    null: bool
-    origin: bool
-    timeout: str
-    event: tuple[str, ...]
-    fromfile: tuple[str, ...]
-    exclude: tuple[str, ...]
-    excludei: tuple[str, ...]
-    include: tuple[str, ...]
-    includei: tuple[str, ...]
-    gitignore: bool
-    exclude_from: tuple[str, ...]
-    glob: tuple[str, ...]
-    pid: tuple[int, ...]
-    not_pid: tuple[int, ...]
-    user: tuple[str, ...]
-    not_user: tuple[str, ...]
-    ignore_self: bool
-    settle: str | None
-    format: str | None
-    timefmt: str | None
-    no_newline: bool
-    max_events: int | None
-    socket: str | None
-
-    def events(self) -> int:
-        """Return the events asked for; every one if none is named. Failure: an unknown word."""
-        mask = 0
-        for text in self.event:
-            try:
-                mask |= lines.event_mask(text)
-            except KeyError:
-                raise Failure(
-                    f"'{text}' is not a valid event!  Run with the '--help' option to see a list of events."
-                ) from None
-        return mask or ALL_EVENTS
-
-    def seconds(self) -> int | None:
-        """Return the timeout, read as strtol(3) would; None for none. Failure: it is not a number."""
-        text = self.timeout
-        if not text:
-            raise Failure("The provided value is not a valid timeout value.\nPlease specify a long int value.")
-        if not re.fullmatch(r"[ \t\n\v\f\r]*[+-]?[0-9]+", text):
-            raise Failure(f"'{text}' is not a valid timeout value.\nPlease specify a long int value.")
-        seconds = int(text)
-        if not -_LONG_MAX - 1 <= seconds <= _LONG_MAX:
-            raise Failure(f"Something went wrong with the timeout value you provided.\n{os.strerror(errno.ERANGE)}")
-        return seconds if seconds > 0 else None
-
-    def settling(self) -> float | None:
-        """Return the seconds of ``--settle``; None without it. Failure: it is no time."""
-        try:
-            return None if self.settle is None else filtering.seconds(self.settle)
-        except ValueError as error:
-            raise Failure(str(error)) from None
-
-    def check(self) -> None:
-        """Refuse what does not go together. Failure, in the order of inotifywait's own checks."""
-        form = os.fsencode(self.format or "")
-        given = {"-c": self.csv, "--json": self.json, "--format": self.format is not None}
-        first, *others = [name for name, is_given in given.items() if is_given] or [""]
-        wrong = {
-            "Multiple --fromfile options given.": len(self.fromfile) > 1,
-            "Multiple --outfile options given.": len(self.outfile) > 1,
-            f"{first} and {''.join(others[:1])} cannot both be specified.": bool(others),
-            "--no-newline cannot be specified without --format.": self.no_newline and self.format is None,
-            "--timefmt cannot be specified without --format.": self.timefmt is not None and self.format is None,
-            "%T is in --format string, but --timefmt was not specified.": b"%T" in form and self.timefmt is None,
-            "-o must be specified with -d.": self.daemon and not self.outfile,
-            "--gitignore and --socket cannot both be specified: the files cannot be read; use --exclude-from.": (
-                self.gitignore and self.socket is not None
-            ),
-            "%{to} is in --format string, but --settle was not specified.": lines.TO in form and self.settle is None,
-            **{
-                f"{name} is in --format string, but --origin was not specified.": not self.origin
-                for name in lines.named_origins(form)
-            },
-        }
-        for complaint, applies in wrong.items():
-            if applies:
-                raise Failure(complaint)
-
-    def rules(self) -> Filter:
-        """Make the filter that every watch has in the daemon. Failure: a file or a name that is not there."""
-        chosen = Filter(pids=self.pid, not_pids=self.not_pid, ignore_self=self.ignore_self)
-        try:
-            for path in self.exclude_from:
-                chosen += Filter.from_file(path)
-            chosen += filtering.of_globs(self.glob)
-            users, not_users = (map(filtering.user_id, names) for names in (self.user, self.not_user))
-            return chosen + Filter(uids=users, not_uids=not_users)
-        except OSError as error:
-            raise Failure(f"Couldn't open {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise Failure(str(error)) from None
-
-    def filter(self) -> Callable[[bytes], bool]:
-        """Make the function that says whether a path passes the expressions. Failure: a bad one."""
-        excluded = _patterns("exclude", self.exclude, self.excludei)
-        included = _patterns("include", self.include, self.includei)
-
-        def passes(path: bytes) -> bool:
-            if any(pattern.matches(path) for pattern in excluded):
-                return False
-            return not included or any(pattern.matches(path) for pattern in included)
-
-        return passes
-
-    def line(self) -> Callable[[lines.Told], bytes]:
-        """Make the function that prints an event, its end included. Failure: a format that prints nothing."""
-        end = b"\0" if self.null else b"\n"
-        if self.quiet > 1:
-            return lambda _: b""
-        if self.json:
-            return lambda event: lines.as_json(event) + end
-        if self.csv:
-            return lambda event: lines.csv(event) + end
-        if self.format is None:
-            return lambda event: lines.plain(event) + end
-        # The end belongs to the format: a line that its %T drops has none.
-        rendered = lines.template(os.fsencode(self.format) + (b"" if self.no_newline else end), self.timefmt)
-        nameless = lines.Told(b"", b"", ALL_EVENTS, 0, 0, Origin(0, 0, 0, 0, 0, 0, b"-"), "")
-        if self.timefmt != "" and not rendered(nameless):
-            raise Failure("Something is wrong with your format string.")
-        return rendered
-
-
-def _patterns(name: str, exact: tuple[str, ...], any_case: tuple[str, ...]) -> list[Pattern]:
-    try:
-        return [
-            *(Pattern(os.fsencode(text)) for text in exact),
-            *(Pattern(os.fsencode(text), ignore_case=True) for text in any_case),
-        ]
-    except ValueError:
-        raise Failure(f"Error in `{name}' regular expression.") from None
+            raise Complaint(f"{ctx.command_path}: {error.format_message()}") from None
 
 
 class _Voice:
@@ -277,7 +114,7 @@ def watch(**given: Any) -> NoReturn:
 
 
 def run(wishes: Wishes) -> int:
-    """Do what the command line says; the exit code. Failure: the line for the user."""
+    """Do what the command line says; the exit code. Complaint: the line for the user."""
     events, seconds = wishes.events(), wishes.seconds()
     wishes.check()
     passes, line = wishes.filter(), wishes.line()
@@ -286,16 +123,14 @@ def run(wishes: Wishes) -> int:
     operands = [*read_lists(wishes.fromfile, stderr.say), *map(os.fsencode, wishes.paths)]
     paths, excluded = sort_out(operands)
     if not paths:
-        raise Failure("No files specified to watch!")
+        raise Complaint("No files specified to watch!")
     output = _open_output(wishes)
     parent = background.begin() if wishes.daemon else None
     voice = _Voice(to_syslog=wishes.syslog or wishes.daemon)
     say = voice.say if not wishes.quiet else lambda _: None
 
     say("Setting up watches." + "  Beware: since -r was given, this may take a while!" * wishes.recursive)
-    more = (X_ORIGIN if wishes.origin else 0) | (DONT_FOLLOW if wishes.no_dereference else 0)
-    teller = functools.partial(_teller, events, passes, wishes)
-    watcher = Watcher(teller, more, excluded, functools.partial(_chosen, rules, wishes))
+    watcher = _watcher(wishes, events, passes, excluded, rules)
     try:
         _establish(watcher, paths, excluded, wishes)
     except WatchError as error:
@@ -309,7 +144,7 @@ def run(wishes: Wishes) -> int:
     losses = Losses(voice.say)
     session = Session(
         watcher.connections.values(),
-        woken=_with_last_words(losses.tell),
+        woken=_with_last_words(losses.say),
         line=line,
         asked=events | (Q_OVERFLOW if wishes.json else 0),
         limit=wishes.max_events or (None if wishes.monitor or wishes.daemon else 0),
@@ -318,6 +153,10 @@ def run(wishes: Wishes) -> int:
         complain=voice.say,
         losses=losses,
     )
+    return _run(session, output, voice)
+
+
+def _run(session: Session, output: Output, voice: _Voice) -> int:
     try:
         return session.run(output)
     except OSError as error:
@@ -325,8 +164,16 @@ def run(wishes: Wishes) -> int:
         return FAILED
 
 
-def _teller(events: int, passes: Callable[[bytes], bool], wishes: Wishes, mount: str) -> Teller:
-    return Teller(mount, events, passes, twice=not wishes.json and wishes.settle is None)
+def _watcher(
+    wishes: Wishes, events: int, passes: Callable[[bytes], bool], excluded: list[bytes], rules: Filter
+) -> Watcher:
+    more = (X_ORIGIN if wishes.origin else 0) | (DONT_FOLLOW if wishes.no_dereference else 0)
+    twice = not wishes.json and wishes.settle is None
+
+    def translator(mount: str) -> Translator:
+        return Translator(mount, events, passes, twice=twice)
+
+    return Watcher(translator, more, excluded, functools.partial(_chosen, rules, wishes))
 
 
 def _chosen(rules: Filter, wishes: Wishes, target: Target | None) -> Filter | None:
@@ -338,11 +185,11 @@ def _chosen(rules: Filter, wishes: Wishes, target: Target | None) -> Filter | No
 def _open_output(wishes: Wishes) -> Output:
     path = wishes.outfile[0] if wishes.outfile else None
     if path is not None and wishes.daemon and not os.path.exists(path):
-        raise Failure(f"{os.strerror(errno.ENOENT)}: {path}")  # inotifywait makes it only without -d
+        raise Complaint(f"{os.strerror(errno.ENOENT)}: {path}")  # inotifywait makes it only without -d
     try:
         return Output(path)
     except OSError:
-        raise Failure(f"Failed to open output file {path}") from None
+        raise Complaint(f"Failed to open output file {path}") from None
 
 
 def _establish(watcher: Watcher, paths: list[bytes], excluded: list[bytes], wishes: Wishes) -> None:

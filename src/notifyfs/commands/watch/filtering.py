@@ -15,7 +15,7 @@ from notifyfs.client import Filter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from notifyfs.core.filters import Filter as Matcher
+    from notifyfs.core.filters import Matcher
 
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 """What is not there, is no file of that kind (as in git, which follows no link here), or lies too deep for events."""

@@ -93,8 +93,8 @@ _ORIGIN_FIELDS: Final = ("pid", "uid", "gid", "comm", "seq", "ts")
 """What ``%{...}`` in a format may name with ``--origin``."""
 
 
-class Told(NamedTuple):
-    """One event as it is printed."""
+class Report(NamedTuple):
+    """One event as inotifywait reports it."""
 
     watched: bytes
     """``%w``: the watched file as it was given, a directory with a slash at its end."""
@@ -105,7 +105,7 @@ class Told(NamedTuple):
     wd: int
     origin: Origin | None
     mount: str
-    to: Told | None = None
+    to: Report | None = None
     """For a rename in one piece: its MOVED_TO. The rest is of its MOVED_FROM, except that ``mask`` has both."""
 
     @property
@@ -114,9 +114,9 @@ class Told(NamedTuple):
         return self.watched + self.name
 
 
-def joined(item: Told | Rename[Told]) -> Told:
+def joined(item: Report | Rename[Report]) -> Report:
     """Make one event of a rename; anything else is one."""
-    if isinstance(item, Told):
+    if isinstance(item, Report):
         return item
     old, new = item
     return old._replace(mask=old.mask | new.mask, origin=new.origin or old.origin, to=new)
@@ -139,20 +139,20 @@ def spell(mask: int, separator: bytes = b",") -> bytes:
     return separator.join(name for bit, name in _SPELLED if mask & bit)
 
 
-def plain(event: Told) -> bytes:
+def plain(event: Report) -> bytes:
     """Print as by default: ``d/ CLOSE_WRITE,CLOSE a``; a rename as ``d/ MOVED_FROM,MOVED_TO a -> d/b``."""
     to = b" -> " + event.to.path if event.to else b""
     return event.watched + b" " + spell(event.mask) + b" " + event.name + to
 
 
-def csv(event: Told) -> bytes:
+def csv(event: Report) -> bytes:
     """Print as with ``-c``: ``d/,"CLOSE_WRITE,CLOSE",a``; a rename as ``d/,"MOVED_FROM,MOVED_TO",a,d/,b``."""
     first = _quoted(event.watched) + b"," if event.watched else b""
     to = b"," + _quoted(event.to.watched) + b"," + _quoted(event.to.name) if event.to else b""
     return first + _quoted(spell(event.mask)) + b"," + _quoted(event.name) + to
 
 
-def as_json(event: Told) -> bytes:
+def as_json(event: Report) -> bytes:
     """Print as with ``--json``: an object on one line; ``path_b64`` is there when the path is not UTF-8.
 
     A rename has an object ``to`` with ``wd``, ``path``, ``dir``, ``name`` of the new name.
@@ -181,7 +181,7 @@ def as_json(event: Told) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
-def _place(event: Told) -> dict[str, Any]:
+def _place(event: Report) -> dict[str, Any]:
     path = event.path
     fields: dict[str, Any] = {
         "wd": event.wd,
@@ -196,7 +196,7 @@ def _place(event: Told) -> dict[str, Any]:
     return fields
 
 
-def template(text: bytes, timefmt: str | None) -> Callable[[Told], bytes]:
+def template(text: bytes, timefmt: str | None) -> Callable[[Report], bytes]:
     """Compile ``--format``: a function from an event to what is printed for it, without a newline.
 
     ``%w %f %e %Xe %T %c %0 %n %%`` as in inotifywait, ``%{pid} %{uid} %{gid} %{comm} %{seq} %{ts}``
@@ -206,18 +206,18 @@ def template(text: bytes, timefmt: str | None) -> Callable[[Told], bytes]:
     ``%{to}`` is the new path of a rename in one piece. Without it in *text* such a rename is printed as its
     two events, so that the new name is not lost.
     """
-    pieces: list[Callable[[Told], bytes | None]] = []
+    pieces: list[Callable[[Report], bytes | None]] = []
     position = 0
     while position < len(text):
         piece, length = _directive(text[position:], timefmt)
         pieces.append(piece)
         position += length
 
-    def render(event: Told) -> bytes:
+    def render(event: Report) -> bytes:
         rendered = [piece(event) for piece in pieces]
         return b"".join(part for part in rendered if part is not None) if None not in rendered else b""
 
-    def halves(event: Told) -> bytes:
+    def halves(event: Report) -> bytes:
         if event.to is None:
             return render(event)
         return render(event._replace(mask=event.mask & ~MOVED_TO, to=None)) + render(event.to)
@@ -230,7 +230,7 @@ def named_origins(text: bytes) -> list[str]:
     return [f"%{{{name}}}" for name in _ORIGIN_FIELDS if f"%{{{name}}}".encode() in text]
 
 
-_SIMPLE: Final[dict[bytes, Callable[[Told], bytes]]] = {
+_SIMPLE: Final[dict[bytes, Callable[[Report], bytes]]] = {
     b"w": lambda event: event.watched,
     b"f": lambda event: event.name,
     b"e": lambda event: spell(event.mask),
@@ -241,7 +241,7 @@ _SIMPLE: Final[dict[bytes, Callable[[Told], bytes]]] = {
 }
 
 
-def _directive(text: bytes, timefmt: str | None) -> tuple[Callable[[Told], bytes | None], int]:
+def _directive(text: bytes, timefmt: str | None) -> tuple[Callable[[Report], bytes | None], int]:
     """Compile the beginning of *text*; and how long that beginning is."""
     if not text.startswith(b"%"):
         literal = text.partition(b"%")[0]
@@ -259,7 +259,7 @@ def _directive(text: bytes, timefmt: str | None) -> tuple[Callable[[Told], bytes
     return lambda _: b"%", 1
 
 
-def _field(name: str, event: Told) -> bytes:
+def _field(name: str, event: Report) -> bytes:
     if name == "to":
         return event.to.path if event.to else b""
     origin = event.origin

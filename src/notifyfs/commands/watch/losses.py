@@ -30,26 +30,26 @@ class Losses:
         self._complain = complain
         self._quiet = quiet
         self._count = 0
-        self._told = 0
+        self._said = 0
         self._silent_until: float | None = None
 
     def add(self) -> None:
         """One more."""
         self._count += 1
         if self._count == 1:
-            self._told = 1  # as below
+            self._said = 1  # as below
             self._complain(_LOST)
             self._silent_until = deadline_in(self._quiet)
 
     @property
     def until(self) -> float | None:
-        """When ``tell`` is due; None: all is told."""
-        return None if self._told == self._count else self._silent_until
+        """When ``say`` is due; None: all is said."""
+        return None if self._said == self._count else self._silent_until
 
-    def tell(self) -> None:
-        """Say how many were not told yet, if any."""
+    def say(self) -> None:
+        """Say how many were not said yet, if any."""
         # The account is closed before the line: a signal that comes in the midst of one must not begin another.
-        more, self._told = self._count - self._told, self._count
+        more, self._said = self._count - self._said, self._count
         if more:
             self._complain(f"notifyfs watch: events were lost again: {more} more times, {self._count} in all")
             self._silent_until = deadline_in(self._quiet)

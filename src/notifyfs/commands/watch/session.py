@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from notifyfs.client import Connection
-    from notifyfs.commands.watch.lines import Told
+    from notifyfs.commands.watch.inotifywait import Translator
+    from notifyfs.commands.watch.lines import Report
     from notifyfs.commands.watch.losses import Losses
-    from notifyfs.commands.watch.telling import Teller
     from notifyfs.protocol.records import Record
 
 SEEN: Final = 0
@@ -58,12 +58,12 @@ class _Held:
 
     def __init__(self, settle: float | None) -> None:
         self._settle = settle
-        self._events: list[Told] = []
-        self._batches: defaultdict[str, Batch[Told]] = defaultdict(lambda: Batch(_identity))
+        self._events: list[Report] = []
+        self._batches: defaultdict[str, Batch[Report]] = defaultdict(lambda: Batch(_identity))
         self.until: float | None = None
         """When they will have waited long enough; None: nothing waits."""
 
-    def add(self, events: list[Told]) -> None:
+    def add(self, events: list[Report]) -> None:
         """Append *events*, which are all of one mount."""
         if self._settle is None:
             self._events += events
@@ -72,7 +72,7 @@ class _Held:
                 self._batches[event.mount].add(event)
             self.until = deadline_in(self._settle)
 
-    def take(self, *, early: bool) -> list[Told]:
+    def take(self, *, early: bool) -> list[Report]:
         """Give what has waited long enough; *early*: whatever waits."""
         if self._settle is None:
             events, self._events = self._events, []
@@ -83,7 +83,7 @@ class _Held:
         return [joined(item) for batch in self._batches.values() for item in batch.take()]
 
 
-def _identity(event: Told) -> Hashable:
+def _identity(event: Report) -> Hashable:
     return event.wd, event.mask, event.watched, event.name
 
 
@@ -91,7 +91,7 @@ class Session:
     """One run of the command, once its watches stand.
 
     Args:
-        connections: each mount's connection and teller.
+        connections: each mount's connection and translator.
         woken: a descriptor that is readable when a signal has come.
         line: an event as it is printed, its end included; b"" prints nothing.
         asked: the events that the user asked for.
@@ -106,10 +106,10 @@ class Session:
 
     def __init__(  # noqa: PLR0913 - a keyword each
         self,
-        connections: Iterable[tuple[Connection, Teller]],
+        connections: Iterable[tuple[Connection, Translator]],
         *,
         woken: int,
-        line: Callable[[Told], bytes],
+        line: Callable[[Report], bytes],
         asked: int,
         limit: int | None,
         timeout: float | None,
@@ -134,7 +134,7 @@ class Session:
         try:
             code = self._run(output)
         finally:
-            self._losses.tell()
+            self._losses.say()
         if code is None:
             self._complain("notifyfs watch: the mount has ended")
             return FAILED
@@ -157,11 +157,11 @@ class Session:
             if time_is_up:
                 return TIMED_OUT
             if seconds_left(self._losses.until) == 0:
-                self._losses.tell()
+                self._losses.say()
             self._wait(earlier(earlier(deadline, self._held.until), self._losses.until))
         return None
 
-    def _print(self, events: list[Told], lines: list[bytes]) -> int | None:
+    def _print(self, events: list[Report], lines: list[bytes]) -> int | None:
         """Append what is printed for *events*; the exit code if they are the last."""
         for event in events[:1] if self._first_only else events:
             if event.mask & Q_OVERFLOW:
@@ -175,22 +175,22 @@ class Session:
             return SEEN if lines else FAILED
         return None
 
-    def _events(self, source: tuple[Connection, Teller]) -> list[Told] | None:
+    def _events(self, source: tuple[Connection, Translator]) -> list[Report] | None:
         """Take the events that have arrived from one mount; None: nothing at all did."""
-        connection, teller = source
+        connection, translator = source
         try:
             records = connection.read(0)
         except EOFError:
             self._connections.remove(source)
             return None
-        events = list(teller.tell(records))
-        while teller.undecided:
+        events = list(translator.translate(records))
+        while translator.pending:
             # Both halves of a rename are queued at once: after a barrier the other one is here, or there is none.
             more: list[Record] = []
             with contextlib.suppress(ConnectionResetError, EOFError):
                 connection.sync()
                 more = connection.read(0)
-            events += teller.tell(more) if more else teller.decide()
+            events += translator.translate(more) if more else translator.flush()
         return events if records else None
 
     def _wait(self, deadline: float | None) -> None:

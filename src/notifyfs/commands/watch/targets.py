@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from notifyfs.client import Connection, find_socket
 from notifyfs.commands.watch.hints import reason
-from notifyfs.commands.watch.telling import Watched
+from notifyfs.commands.watch.inotifywait import Watched
 from notifyfs.protocol.flags import DONT_FOLLOW, ONLYDIR, X_RECURSIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from notifyfs.client import Filter
-    from notifyfs.commands.watch.telling import Teller
+    from notifyfs.commands.watch.inotifywait import Translator
 
 
 class Target(NamedTuple):
@@ -77,7 +77,7 @@ def open_target(path: bytes, *, recursive: bool, follow: bool) -> Target:
 
 
 def without_covered(targets: list[Target], excluded: list[bytes]) -> list[Target]:
-    """Leave out each tree that lies in another one: it would be told twice. *excluded*: what is left out of those."""
+    """Leave out each tree that lies in another one: it would be heard twice. *excluded*: what is left out of those."""
     trees = {_identity(target.descriptor): target.shown for target in targets if target.recursive}
     kept: list[Target] = []
     seen = set()
@@ -100,7 +100,7 @@ class Watcher:
     """Puts targets under watch, with one connection a mount.
 
     Args:
-        teller: makes the Teller of a mount's connection, given its mountpoint.
+        translator: makes the Translator of a mount's connection, given its mountpoint.
         more: bits for every watch besides the events.
         excluded: from ``sort_out``.
         chosen: makes the filter of a target's watch; None stands for one that is known by name only.
@@ -109,13 +109,13 @@ class Watcher:
 
     def __init__(
         self,
-        teller: Callable[[str], Teller],
+        translator: Callable[[str], Translator],
         more: int,
         excluded: list[bytes],
         chosen: Callable[[Target | None], Filter | None],
     ) -> None:
-        self.connections: dict[str, tuple[Connection, Teller]] = {}
-        self._teller = teller
+        self.connections: dict[str, tuple[Connection, Translator]] = {}
+        self._translator = translator
         self._more = more
         self._excluded = excluded
         self._chosen = chosen
@@ -123,45 +123,45 @@ class Watcher:
     def add(self, target: Target) -> None:
         """Watch *target*. WatchError: it is on no notifyfs mount, or the daemon refuses."""
         try:
-            connection, teller = self.connect(find_socket(target.descriptor))
-            mask = teller.mask(recursive=target.recursive) | self._more | (X_RECURSIVE if target.recursive else 0)
+            connection, translator = self.connect(find_socket(target.descriptor))
+            mask = translator.mask(recursive=target.recursive) | self._more | (X_RECURSIVE if target.recursive else 0)
             wd = connection.add_watch_fd(mask, target.descriptor, filter=self._chosen(target))
         except OSError as error:
             raise WatchError(target.path, error, recursive=target.recursive) from None
         finally:
             os.close(target.descriptor)
-        self._remember(teller, wd, target.shown, recursive=target.recursive)
+        self._remember(translator, wd, target.shown, recursive=target.recursive)
 
     def add_by_name(self, socket_path: str, path: bytes, *, recursive: bool) -> None:
         """Watch *path*, below the root of the mount that *socket_path* leads to."""
         try:
-            connection, teller = self.connect(socket_path)
+            connection, translator = self.connect(socket_path)
             below = path.lstrip(b"/")
             chosen = self._chosen(None)
-            mask = teller.mask(recursive=recursive) | self._more
+            mask = translator.mask(recursive=recursive) | self._more
             try:
                 more = X_RECURSIVE if recursive else ONLYDIR | DONT_FOLLOW
                 wd = connection.add_watch(mask | more, below, filter=chosen)
             except NotADirectoryError:
                 recursive = False
-                wd = connection.add_watch(teller.mask(recursive=False) | self._more, below, filter=chosen)
+                wd = connection.add_watch(translator.mask(recursive=False) | self._more, below, filter=chosen)
                 shown = path
             else:
                 shown = _with_slash(path)
         except OSError as error:
             raise WatchError(path, error, recursive=recursive, by_name=True) from None
-        self._remember(teller, wd, shown, recursive=recursive)
+        self._remember(translator, wd, shown, recursive=recursive)
 
-    def connect(self, socket_path: str) -> tuple[Connection, Teller]:
+    def connect(self, socket_path: str) -> tuple[Connection, Translator]:
         """Return the connection to that daemon, made the first time."""
         if socket_path not in self.connections:
             connection = Connection(socket_path)
-            self.connections[socket_path] = connection, self._teller(str(connection.hello["mountpoint"]))
+            self.connections[socket_path] = connection, self._translator(str(connection.hello["mountpoint"]))
         return self.connections[socket_path]
 
-    def _remember(self, teller: Teller, wd: int, shown: bytes, *, recursive: bool) -> None:
+    def _remember(self, translator: Translator, wd: int, shown: bytes, *, recursive: bool) -> None:
         excluded = tuple(out for out in self._excluded if not shown.startswith(out)) if recursive else ()
-        teller.watches.setdefault(wd, Watched(shown, recursive, excluded))
+        translator.watches.setdefault(wd, Watched(shown, recursive, excluded))
 
 
 def _with_slash(path: bytes) -> bytes:

@@ -1,0 +1,89 @@
+"""What each user holds of what is limited: instances, watches, filters."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import attrs
+
+from notifyfs.core import filters
+from notifyfs.protocol.flags import X_ORIGIN, X_RECURSIVE
+
+if TYPE_CHECKING:
+    from notifyfs.core.filters import Matcher
+    from notifyfs.core.instances import Instance, Watch
+
+
+@attrs.define
+class _User:
+    instances: int = 0
+    watches: int = 0
+    filters: int = 0
+    """What the filters cost."""
+    drafts: int = 0
+    """What those cost that no watch has taken yet."""
+
+
+class Accounts:
+    """All users' accounts. Root and *owner*, the daemon's user, may have any number of rules in filters."""
+
+    def __init__(self, *, owner: int, max_user_instances: int, max_user_watches: int) -> None:
+        self._trusted = (0, owner)
+        self._most_instances = max_user_instances
+        self._most_watches = max_user_watches
+        self._users: dict[int, _User] = {}
+        self.watches = 0
+        """In all."""
+        self.recursive = 0
+        """Watches that cover a tree."""
+        self.origins = 0
+        """Watches that ask which process it was."""
+
+    def open(self, instance: Instance) -> None:
+        """Admit *instance*; EMFILE when its user has ``max_user_instances``."""
+        user = self._users.setdefault(instance.uid, _User())
+        if user.instances >= self._most_instances:
+            raise OSError(errno.EMFILE, "max_user_instances reached")
+        user.instances += 1
+
+    def close(self, instance: Instance) -> None:
+        """*instance*, which has no watches any more, has ended."""
+        self.draft(instance, -instance.drafted)
+        user = self._users[instance.uid]
+        user.instances -= 1
+        if not user.instances:
+            del self._users[instance.uid]
+
+    def afford_watch(self, instance: Instance) -> None:
+        """ENOSPC when the user has ``max_user_watches``."""
+        if self._users[instance.uid].watches >= self._most_watches:
+            raise OSError(errno.ENOSPC, "max_user_watches reached")
+
+    def afford(self, instance: Instance, chosen: Matcher | None, replaced: Matcher | None) -> None:
+        """ENOSPC when *chosen*, in place of *replaced*, makes the user's filters cost too much."""
+        if chosen is None or instance.uid in self._trusted:
+            return
+        spent = self._users[instance.uid].filters - (replaced.cost if replaced else 0)
+        if spent + chosen.cost > filters.MOST_OF_USER:
+            raise OSError(errno.ENOSPC, "this user's filters have too many rules")
+
+    def draft(self, instance: Instance, cost: int) -> None:
+        """Count what a draft of a filter costs more than before, or less; ENOSPC when the user's are too many."""
+        user = self._users[instance.uid]
+        if cost > 0 and instance.uid not in self._trusted and user.drafts + cost > filters.MOST_OF_USER:
+            raise OSError(errno.ENOSPC, "this user's drafts have too many rules")
+        user.drafts += cost
+        instance.drafted += cost
+
+    def count(self, watch: Watch, by: int) -> None:
+        """One watch more (1), or less (-1)."""
+        user = self._users[watch.instance.uid]
+        self.watches += by
+        user.watches += by
+        if watch.mask & X_RECURSIVE:
+            self.recursive += by
+        if watch.filter is not None:
+            user.filters += by * watch.filter.cost
+        if watch.mask & X_ORIGIN or (watch.filter is not None and watch.filter.asks_process):
+            self.origins += by

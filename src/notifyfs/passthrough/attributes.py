@@ -1,0 +1,196 @@
+"""Attributes, also extended ones: set in the source, and what was done."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from notifyfs.core.rules import setattr_operation
+from notifyfs.passthrough.files import PRIVILEGED
+from notifyfs.passthrough.judgement import ACL, access_list
+from notifyfs.passthrough.permission import JUDGED
+from notifyfs.passthrough.source import magic
+from notifyfs.system import identity, syscalls
+from notifyfs.system.callers import credentials, groups
+
+if TYPE_CHECKING:
+    from notifyfs.core.changes import Change
+    from notifyfs.core.inodes import Inode
+    from notifyfs.passthrough.attribution import Attribution
+    from notifyfs.passthrough.files import Files, Handle
+    from notifyfs.passthrough.judgement import Judgement
+    from notifyfs.passthrough.permission import Permission
+    from notifyfs.passthrough.source import Source
+    from notifyfs.system.callers import Caller
+
+_MOMENT: Final = 1_000_000_000  # ns: a time no older than that when it arrives may have been UTIME_NOW
+
+
+class Wanted(NamedTuple):
+    """What a setattr asks for; None: leave it."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    """Nanoseconds since 1970."""
+    mtime: int | None = None
+
+    @property
+    def owner(self) -> bool:
+        """Whether the user or the group."""
+        return self.uid is not None or self.gid is not None
+
+    def only_mode(self) -> bool:
+        """Whether the mode and nothing else."""
+        return self.mode is not None and self[1:] == (None,) * 5
+
+
+class Attributes:
+    """The attributes of the source's files. OSError: the source's errno; ESTALE where the kernel must look again."""
+
+    def __init__(
+        self,
+        source: Source,
+        permission: Permission,
+        judgement: Judgement,
+        attribution: Attribution,
+        files: Files,
+    ) -> None:
+        self._source = source
+        self._permission = permission
+        self._judgement = judgement
+        self._attribution = attribution
+        self._files = files
+
+    def set(
+        self, inode: Inode, wanted: Wanted, handle: Handle | None, caller: Caller
+    ) -> tuple[Change | None, os.stat_result]:
+        """chmod(2), chown(2), truncate(2), utimensat(2): the change, and the attributes then.
+
+        *handle*: it came through this one.
+        """
+        # One descriptor serves all: an O_PATH one cannot be truncated itself, its magic link can.
+        fd = self._source.fd(inode) if handle is None else handle.fd
+        before = os.fstat(fd)
+        self._apply(inode, fd, wanted, handle, caller, before)
+        found = os.fstat(fd)
+        self._judgement.changed(inode, found)
+        operation = setattr_operation(
+            size=wanted.size is not None,
+            atime=wanted.atime is not None,
+            mtime=wanted.mtime is not None,
+            mode_or_owner=wanted.mode is not None or wanted.owner or found.st_mode != before.st_mode,
+        )
+        if operation is None:
+            return None, found
+        return self._attribution.changed(operation, inode, caller, handle.entry if handle else None), found
+
+    def _apply(  # noqa: PLR0913, PLR0917 - what is to be done, and all that says as whom
+        self,
+        inode: Inode,
+        fd: int,
+        wanted: Wanted,
+        handle: Handle | None,
+        caller: Caller,
+        before: os.stat_result,
+    ) -> None:
+        permission = self._permission
+        takes = wanted.size is not None or wanted.owner  # space, or privileges away
+        judged = handle is None and not self._clears_for_a_writer(inode, wanted, before)
+        if judged and permission.in_doubt(inode, fd, caller, before):
+            with permission.as_caller(caller):
+                _set(fd, wanted, opened=False)
+        elif takes and before.st_mode & PRIVILEGED and not permission.ours:
+            with permission.as_caller(caller, JUDGED):
+                _set(fd, wanted, opened=handle is not None)
+        else:
+            permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=handle is not None)
+
+    def _clears_for_a_writer(self, inode: Inode, wanted: Wanted, before: os.stat_result) -> bool:
+        """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
+        if wanted.mode is None or not wanted.only_mode() or not before.st_mode & PRIVILEGED:
+            return False
+        if stat.S_IMODE(before.st_mode ^ wanted.mode) & ~(before.st_mode & PRIVILEGED):
+            return False
+        return any(handle.writable and handle.entry.inode is inode for handle in self._files.handles.values())
+
+    # Extended
+
+    def get_extended(self, inode: Inode, name: bytes, caller: Caller) -> bytes:
+        """getxattr(2)."""
+        fd = self._source.fd(inode)
+        if name == ACL:
+            inode.acl = access_list(fd)
+        # The kernel asks for security.capability before each write.
+        if name.startswith(b"user.") and self._permission.in_doubt(inode, fd, caller):
+            with self._permission.as_caller(caller):
+                return os.getxattr(magic(fd), name)
+        return os.getxattr(magic(fd), name)
+
+    def list_extended(self, inode: Inode, caller: Caller) -> list[bytes]:
+        """listxattr(2)."""
+        self._permission.check_way(inode, caller)
+        names = [os.fsencode(name) for name in os.listxattr(magic(self._source.fd(inode)))]
+        visible = [name for name in names if not name.startswith(b"trusted.")]
+        # The kernel lists trusted.* to CAP_SYS_ADMIN only (xattr(7)); here the daemon asks.
+        who = credentials(caller.thread) if len(visible) < len(names) else None
+        return names if who is not None and who.capabilities & identity.CAP_SYS_ADMIN else visible
+
+    def set_extended(self, inode: Inode, name: bytes, value: bytes, caller: Caller) -> Change | None:
+        """setxattr(2)."""
+        fd = self._source.fd(inode)
+        self._permission.do(self._in_doubt(inode, fd, name, caller), caller, os.setxattr, magic(fd), name, value)
+        if name == ACL:
+            _strip_setgid(fd, caller)
+        return self._changed(inode, fd, name, caller)
+
+    def remove_extended(self, inode: Inode, name: bytes, caller: Caller) -> Change | None:
+        """removexattr(2)."""
+        fd = self._source.fd(inode)
+        self._permission.do(self._in_doubt(inode, fd, name, caller), caller, os.removexattr, magic(fd), name)
+        return self._changed(inode, fd, name, caller)
+
+    def _in_doubt(self, inode: Inode, fd: int, name: bytes, caller: Caller) -> bool:
+        # The others are for capabilities to judge; and the kernel itself removes security.capability for who writes.
+        return name.startswith((b"user.", b"system.")) and self._permission.in_doubt(inode, fd, caller)
+
+    def _changed(self, inode: Inode, fd: int, name: bytes, caller: Caller) -> Change | None:
+        if name == ACL:
+            self._judgement.changed(inode, os.fstat(fd))
+        return self._attribution.changed("attributes", inode, caller)
+
+
+def _strip_setgid(fd: int, caller: Caller) -> None:
+    """Clear setgid where a user outside the group has set an access list, as Linux does (posix_acl_update_mode)."""
+    found = os.fstat(fd)
+    if not found.st_mode & stat.S_ISGID or caller.uid == 0 or found.st_gid == caller.gid:
+        return
+    if found.st_gid not in groups(caller.thread):
+        os.chmod(magic(fd), stat.S_IMODE(found.st_mode) & ~stat.S_ISGID)
+
+
+def _set(fd: int, wanted: Wanted, *, opened: bool) -> None:
+    """Change what is *wanted*. *opened*: *fd* is more than an ``O_PATH`` one."""
+    path = magic(fd)
+    if wanted.size is not None:
+        if opened:
+            os.ftruncate(fd, wanted.size)
+        else:
+            os.truncate(path, wanted.size)
+    if wanted.owner:
+        os.chown(path, -1 if wanted.uid is None else wanted.uid, -1 if wanted.gid is None else wanted.gid)
+    # With a size or owner the mode is what the kernel makes of setuid and setgid; the source has done that by now.
+    if wanted.mode is not None and not (wanted.size is not None or wanted.owner):
+        os.chmod(path, stat.S_IMODE(wanted.mode))
+    if wanted.atime is not None or wanted.mtime is not None:
+        try:
+            syscalls.utimensat(path, wanted.atime, wanted.mtime)
+        except PermissionError:
+            # UTIME_NOW, which is allowed where another time is not (chattr +a), comes as a time that has just been.
+            if any(ns is not None and not 0 <= time.time_ns() - ns < _MOMENT for ns in (wanted.atime, wanted.mtime)):
+                raise
+            syscalls.utimensat(path, wanted.atime, wanted.mtime, now=True)

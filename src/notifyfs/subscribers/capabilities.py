@@ -1,0 +1,55 @@
+"""What subscribers are given of the mount."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from notifyfs.core.inodes import Inode
+    from notifyfs.core.watches import Watches
+    from notifyfs.observe.statistics import Statistics
+    from notifyfs.subscribers.resolve import Peer, Resolver
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Mount options of the same names; the defaults are Linux's (inotify(7), /proc interfaces)."""
+
+    max_queued_events: int = 16384
+    max_user_instances: int = 128
+    max_user_watches: int = 1048576
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
+async def _may_pass(_peer: Peer) -> int:
+    """Let everybody reach the mountpoint."""
+    return 0
+
+
+async def _unattended(_inode: Inode, _mask: int) -> None:
+    """Watching changes nothing for those who have the file open."""
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """Each is one thing that a subscriber may know, or have done."""
+
+    watches: Watches
+    resolver: Resolver
+    statistics: Statistics
+    limits: Limits = attrs.field(factory=Limits)
+    about: Mapping[str, object] = attrs.field(factory=dict)
+    """What a hello says of the mount, beside the limits."""
+    attend: Callable[[Inode, int], Awaitable[None]] = _unattended
+    """Waits until nothing that a watch with this mask is to hear of the inode escapes the daemon."""
+    source_answers: Callable[[], Awaitable[None]] = _at_once
+    """Waits until a path can be looked up without hanging."""
+    reaches: Callable[[Peer], Awaitable[int]] = _may_pass
+    """Says 0, or why a user could not reach the mountpoint (an errno)."""

@@ -1,0 +1,70 @@
+"""The source side of the daemon on a plain directory: no mount, no FUSE, no loop."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from notifyfs.core.changes import Change, Changes
+from notifyfs.core.watches import Watches
+from notifyfs.passthrough.attributes import Attributes
+from notifyfs.passthrough.attribution import Attribution
+from notifyfs.passthrough.files import Files
+from notifyfs.passthrough.judgement import Judgement
+from notifyfs.passthrough.names import Names
+from notifyfs.passthrough.permission import Permission
+from notifyfs.passthrough.source import Source
+from notifyfs.system.callers import Caller
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from notifyfs.core.inodes import Inode
+    from notifyfs.core.queue import Gate
+
+
+class Directory:
+    """The rooms of ``passthrough`` on *root*; what they ask of the kernel is noted in ``expired`` and ``forgotten``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.source = Source(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), 64)
+        self.expired: list[tuple[int, bytes]] = []
+        self.forgotten: list[int] = []
+        self.changes = Changes()
+        self.watches = Watches(self.source.inodes, self.changes, doubt=_undecided)
+        judgement = Judgement(self.forgotten.append, None, doubts=True)
+        permission = Permission(self.source, judgement, judges=False)
+        attribution = Attribution(self.watches, lambda parent, name: self.expired.append((parent, name)), 1.0)
+        self.names = Names(self.source, permission, attribution)
+        self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append)
+        self.attributes = Attributes(self.source, permission, judgement, attribution, self.files)
+        self.caller = Caller(os.getpid(), os.geteuid(), os.getegid())
+
+    @property
+    def top(self) -> Inode:
+        """The root's inode."""
+        return self.source.inodes.root
+
+    def look(self, name: bytes, parent: Inode | None = None) -> Inode:
+        """Look *name* up, as the kernel would."""
+        inode = self.names.look_up(parent or self.top, name, self.caller)[0].inode
+        inode.lookups += 1
+        return inode
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for handle in list(self.files.handles.values()):
+            self.files.close(handle)
+            os.close(handle.fd)
+        self.source.close()
+
+
+def brief(change: Change | None) -> tuple[str, bytes, bool]:
+    """What was done, to which name, and whether the file died of it."""
+    assert change is not None
+    return change.operation, change.entry.name, change.dies
+
+
+def _undecided(_give_up: object) -> Gate:
+    raise AssertionError("nobody watches here")
