@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import select
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +11,8 @@ import pytest
 from notifyfs import Connection, Event, INotify, flags
 from notifyfs.client import find_socket
 from notifyfs.protocol.records import Record
-from tests.conftest import SOURCES, Mount, wait_until
+from tests.conftest import Mount, wait_until
+from tests.support.killing import dead, dies_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,26 +22,6 @@ if TYPE_CHECKING:
 def inotify() -> Iterator[INotify]:
     with INotify() as instance:
         yield instance
-
-
-def dead(daemon: Mount) -> None:
-    """Kill the daemon as the kernel would: without a word."""
-    daemon.process.kill()
-    daemon.process.wait()
-
-
-def dies_with(daemon: Mount) -> contextlib.AbstractContextManager[None]:
-    """Kill a mount's daemon at the end of the block, and leave the fixture nothing to complain of."""
-
-    @contextlib.contextmanager
-    def block() -> Iterator[None]:
-        yield
-        dead(daemon)
-        clear = [sys.executable, "-m", "notifyfs", "umount", daemon.root]
-        subprocess.run(clear, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCES)})
-        daemon.process.returncode = 0  # what was done to it is no complaint of the fixture's
-
-    return block()
 
 
 def error_of(call: Callable[[], object]) -> object:

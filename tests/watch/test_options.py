@@ -10,8 +10,8 @@ import pytest
 from notifyfs.commands.watch import filtering, lines
 from notifyfs.protocol import flags
 from tests.conftest import Mount, wait_until
-from tests.subscribers.test_client_ends import dead, dies_with
 from tests.subscribers.test_filters import OTHER_USER, USER, Shell
+from tests.support.killing import dead, dies_with
 from tests.support.watcher import OURS, Program
 
 if TYPE_CHECKING:
