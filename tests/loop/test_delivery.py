@@ -14,7 +14,6 @@ from notifyfs.core.queue import OVERFLOW, Queue
 from notifyfs.fuse.deaths import InDoubt
 from notifyfs.protocol import flags
 from notifyfs.protocol.records import Origin, Parser, Record
-from notifyfs.subscribers import delivery
 from notifyfs.subscribers.delivery import Packets, Stream, pass_doubts
 from tests.support.gates import Gate
 
@@ -62,13 +61,6 @@ class Line:
     def numbers(self) -> list[int]:
         """The events that the client finds, by number."""
         return [int(record.name) for record in self.read()]
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an event descriptor have little room."""
-    monkeypatch.setattr(delivery, "_PACKET_BUFFER", 1)
-    monkeypatch.setattr(delivery, "_SO_SNDBUFFORCE", socket.SO_SNDBUF)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -14,43 +14,16 @@ from trio.testing import wait_all_tasks_blocked
 
 from notifyfs.protocol import flags, records, requests
 from notifyfs.protocol.records import HEADER, Record
-from notifyfs.subscribers import delivery
 from notifyfs.subscribers.capabilities import Limits
 from tests.support.gates import Gate
-from tests.support.served import Client, Served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import Callable
 
     from trio.testing import MockClock
 
     from notifyfs.core.inodes import Inode
-
-
-@pytest.fixture
-async def serving(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Callable[..., Served]]:
-    """Give a function that serves until the test ends; once."""
-    made: list[Served] = []
-
-    def serve(limits: Limits | None = None, **given: Any) -> Served:
-        made.append(Served(tmp_path / "socket", limits, **given))
-        nursery.start_soon(made[-1].serve)
-        return made[-1]
-
-    yield serve
-    for served in made:
-        served.close()
-
-
-@pytest.fixture
-def served(serving: Callable[..., Served]) -> Served:
-    return serving()
-
-
-@pytest.fixture
-async def client(served: Served) -> Client:
-    return await served.connect()
+    from tests.support.served import Client, Served
 
 
 def made(wd: int, name: bytes) -> Record:
@@ -87,22 +60,6 @@ async def test_replies_come_in_the_order_of_the_requests(client: Client, autojum
     replies = [await client.record() for _ in range(40)]
     assert [reply.cookie for reply in replies] == list(range(1, 41))
     assert {reply.wd for reply in replies} == {0, -errno.EINVAL}
-
-
-async def test_the_removal_of_a_watch_is_told_before_the_reply(
-    served: Served, client: Client, autojump_clock: MockClock
-) -> None:
-    """Also when an event before it cannot be seen yet."""
-    gate = Gate()
-    wd = await client.add(flags.CREATE)
-    served.make("a", gate)
-    cookie = await client.send(wd)
-    await wait_all_tasks_blocked()
-    gate.open()
-    assert await client.reply() == (
-        [made(wd, b"a"), Record(wd, flags.IGNORED)],
-        Record(0, flags.X_REPLY, cookie),
-    )
 
 
 async def test_the_reply_to_an_add_waits_for_what_the_watch_needs_and_its_events_for_the_reply(
@@ -172,127 +129,6 @@ async def test_who_could_not_reach_the_mountpoint_may_not_watch_by_path(
     assert await client.ask(requests.PENDING) == 0
 
 
-# The barrier
-
-
-async def test_a_reply_comes_after_all_that_was_told_before_the_request(
-    served: Served, client: Client, autojump_clock: MockClock
-) -> None:
-    wd = await client.add(flags.CREATE)
-    for number in range(500):
-        served.make(f"{number}")
-    assert await client.events() == [made(wd, b"%d" % number) for number in range(500)]
-
-
-async def test_a_reply_waits_until_what_was_told_can_be_seen_and_for_nothing_later(
-    served: Served, client: Client, autojump_clock: MockClock
-) -> None:
-    gate, never = Gate(), Gate()
-    wd = await client.add(flags.CREATE)
-    served.make("a", gate)
-    cookie = await client.send(requests.PENDING)
-    await wait_all_tasks_blocked()
-    served.make("b", never)
-    served.make("c")
-    await wait_all_tasks_blocked()
-    gate.open()
-    assert await client.record() == made(wd, b"a")
-    assert await client.record() == Record(0, flags.X_REPLY, cookie)
-
-
-async def test_no_client_waits_for_another_s_change_to_be_seen(
-    served: Served, client: Client, autojump_clock: MockClock
-) -> None:
-    other = await served.connect()
-    await client.add(flags.CREATE)
-    wd = await other.add(flags.CREATE, b"s")
-    served.make("a", Gate())
-    served.make("s/b")
-    began = trio.current_time()
-    assert await other.events() == [made(wd, b"b")]
-    assert trio.current_time() == began
-
-
-async def test_a_barrier_ends_in_a_flood(served: Served, client: Client, nursery: trio.Nursery) -> None:
-    wd = await client.add(flags.CREATE)
-    told = 0
-
-    async def flood() -> None:
-        nonlocal told
-        while True:
-            served.make(f"{told}")
-            told += 1
-            await trio.lowlevel.checkpoint()
-
-    heard: list[Record] = []
-    async with trio.open_nursery() as flooding:
-        flooding.start_soon(flood)
-        for _ in range(5):
-            before = told
-            heard += await client.events()
-            assert len(heard) >= before
-        flooding.cancel_scope.cancel()
-    heard += await client.events()
-    assert heard == [made(wd, b"%d" % number) for number in range(told)]
-
-
-# A death in doubt
-
-
-@pytest.fixture
-async def doubt(served: Served, client: Client) -> Client:
-    """Give the client that watches a file of which it is in doubt whether it died, and its directory."""
-    assert await client.add(flags.DELETE_SELF, b"f") == 1
-    assert await client.add(flags.DELETE | flags.CREATE) == 2
-    served.tree.play("hold f, unlink f")
-    return client
-
-
-async def test_a_death_in_doubt_holds_up_who_watches_it_until_it_is_given_up(
-    doubt: Client, served: Served, autojump_clock: MockClock
-) -> None:
-    began = trio.current_time()
-    served.make("a")
-    assert await doubt.events() == [Record(2, flags.DELETE, 0, b"f"), made(2, b"a")]
-    assert trio.current_time() - began == pytest.approx(0.2)
-
-
-async def test_a_death_that_is_decided_is_told_before_what_came_after_it(
-    doubt: Client, served: Served, autojump_clock: MockClock
-) -> None:
-    began = trio.current_time()
-    served.make("a")
-    await doubt.send(requests.PENDING)
-    await trio.sleep(0.05)
-    served.tree.release("f")
-    events, _ = await doubt.reply()
-    assert events == [
-        Record(1, flags.DELETE_SELF),
-        Record(1, flags.IGNORED),
-        Record(2, flags.DELETE, 0, b"f"),
-        made(2, b"a"),
-    ]
-    assert trio.current_time() - began == pytest.approx(0.05)
-
-
-async def test_nobody_else_waits_for_a_death_in_doubt(doubt: Client, served: Served, autojump_clock: MockClock) -> None:
-    other = await served.connect()
-    wd = await other.add(flags.ALL_EVENTS)
-    served.make("f")
-    served.tree.play("hold f")
-    began = trio.current_time()
-    served.tree.play("unlink f")
-    served.make("a")
-    assert await other.events() == [made(wd, b"f"), Record(wd, flags.DELETE, 0, b"f"), made(wd, b"a")]
-    assert await other.ask(requests.ADD, flags.CREATE, b"s") == 2
-    assert trio.current_time() == began
-
-
-async def test_a_death_is_given_up_though_nobody_asks(doubt: Client, served: Served, autojump_clock: MockClock) -> None:
-    assert await doubt.record() == Record(2, flags.DELETE, 0, b"f")
-    assert served.tree.watches.forgotten(served.tree.held["f"]), "it is told as one that was held"
-
-
 # A descriptor for events
 
 
@@ -308,10 +144,8 @@ async def packets_of(client: Client) -> socket.socket:
 
 
 async def test_pending_says_what_the_event_descriptor_has_no_room_for(
-    client: Client, served: Served, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    client: Client, served: Served, small: None, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(delivery, "_PACKET_BUFFER", 1)
-    monkeypatch.setattr(delivery, "_SO_SNDBUFFORCE", socket.SO_SNDBUF)
     with await packets_of(client) as packets:
         wd = await client.add(flags.CREATE)
         for number in range(100):
@@ -480,6 +314,25 @@ async def test_one_who_does_not_read_at_the_end_is_cut_off_after_a_second(
     await served.server.finish()
     assert trio.current_time() - began == pytest.approx(1)
     assert 0 < len(await client.rest()) < 3000
+
+
+async def test_a_full_event_descriptor_is_emptied_at_the_end(
+    served: Served, client: Client, small: None, autojump_clock: MockClock
+) -> None:
+    with await packets_of(client) as packets:
+        await client.add(flags.CREATE)
+        for number in range(300):
+            served.make(f"{number}")
+        await wait_all_tasks_blocked()
+        heard = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.server.finish)
+            while heard < 300:
+                await wait_all_tasks_blocked()
+                assert packets.recv(1 << 16)
+                heard += 1
+        assert await client.rest() == []
+        assert packets.recv(1 << 16) == b""
 
 
 async def test_when_no_more_are_taken_those_who_are_there_stay(
