@@ -5,7 +5,7 @@ VENV := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint bench
+.PHONY: help setup demo test rooms fast lint bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,9 @@ demo: setup ## mount a tree, work on it, and see the events as they come
 
 test: lint ## lint, then every test, on real mounts (needs /dev/fuse and root, by sudo if need be): what CI runs
 	@$(AS_ROOT) $(VENV)/pytest
+
+rooms: setup ## each folder of the tests alone: what one leaves behind, or needs of another, shows
+	@for room in pure loop scenarios posix faults subscribers watch tools; do $(AS_ROOT) $(VENV)/pytest tests/$$room || exit; done
 
 fast: setup ## the pure tests only (no /dev/fuse)
 	@$(VENV)/pytest -m 'not mount'

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.documents import rows, spans
+
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 PACKAGE = "notifyfs"
 
@@ -46,7 +48,9 @@ ROOMS = {
     "mounts": Arrows(frozenset({"system"}), ATTRS),
     "daemon": Arrows(frozenset({"core", "fuse", "mounts", "observe", "passthrough", "subscribers", "system"}), LOOP),
     "client": Arrows(frozenset({"protocol"})),
-    "commands": Arrows(frozenset({"client", "core.filters", "daemon.compose", "mounts", "protocol"}), ATTRS),
+    "commands": Arrows(
+        frozenset({"client", "core.filters", "daemon.compose", "fuse.probe", "mounts", "protocol"}), ATTRS
+    ),
 }
 """Each folder of the package; its ``__init__`` states its law."""
 
@@ -174,6 +178,11 @@ def test_every_folder_has_its_arrows() -> None:
 @pytest.mark.parametrize("name", ROOMS)
 def test_every_room_states_its_law(name: str) -> None:
     assert "Law:" in (ast.get_docstring(tree(f"{PACKAGE}.{name}")) or "")
+
+
+def test_the_document_has_the_same_arrows() -> None:
+    told = {row[0].strip("`/"): set(spans(row[2])) for row in rows("architecture.md", "Laws")}
+    assert told == {name: set(law.loads | law.names) for name, law in ROOMS.items()}
 
 
 @pytest.mark.parametrize("module", MODULES)

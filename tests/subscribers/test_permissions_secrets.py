@@ -92,7 +92,16 @@ def test_no_name_that_is_closed_to_a_user_is_in_any_answer(mount: Mount, tree: P
     assert b"secret" not in heard
     assert b"closed" not in heard
     assert greeting.keys() == {
-        *("version", "mountpoint", "source", "pid", "max_queued_events", "max_user_instances", "max_user_watches")
+        *(
+            "version",
+            "kernel",
+            "mountpoint",
+            "source",
+            "pid",
+            "max_queued_events",
+            "max_user_instances",
+            "max_user_watches",
+        )
     }
 
 

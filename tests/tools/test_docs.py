@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,17 +20,16 @@ from notifyfs.mounts import options
 from notifyfs.protocol import flags
 from tests.conftest import wait_until
 from tests.support import wireclient as w
+from tests.support.documents import DOCS, ROOT, SPAN, blocks, number, rows, spans, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Mount
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "notifyfs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
-SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWERING = (
     "subscribers/connection.py",
@@ -47,35 +45,6 @@ ANSWERING = (
     "core/watches.py",
 )
 """The modules whose errors a subscriber is told."""
-
-
-def text(page: str) -> str:
-    return (DOCS / page).read_text("utf-8")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks in *language*."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
-
-
-def rows(page: str, section: str) -> list[list[str]]:
-    """The cells of each table row in a section, titles left out."""
-    _, found, rest = text(page).partition(f"# {section}\n")
-    assert found, f"{page} has no section {section!r}"
-    lines = re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    titles = {number for number, row in enumerate(table[1:]) if set(row[0]) == {"-"}}
-    kept = [row for number, row in enumerate(table) if number not in titles and set(row[0]) != {"-"}]
-    assert kept, f"{page} has no table in {section!r}"
-    return kept
-
-
-def spans(cell: str) -> list[str]:
-    return SPAN.findall(cell)
-
-
-def number(cell: str) -> float:
-    return float(cell.split(maxsplit=1)[0].replace(",", ""))
 
 
 # Every page
@@ -117,7 +86,10 @@ def defined(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         yield node.name
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    yield from (target.id for target in targets if isinstance(target, ast.Name))
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    yield from names
+    if names == ["__slots__"] and isinstance(node, ast.Assign):
+        yield from ast.literal_eval(node.value)
 
 
 def test_every_module_has_its_row_and_every_row_its_module() -> None:

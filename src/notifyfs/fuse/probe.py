@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WITHIN: Final = 1.0
-"""Seconds for all of it; it takes some 3 ms (measured: Linux 6.18)."""
+"""Seconds for all of it; it takes some 3 ms (measured on Linux 6.18)."""
 _ENDED_BY_KERNEL: Final = 1
 """Seconds without an answer after which the kernel may end the connection: if we are killed in the midst of it."""
 _CLOSES: Final = 16

@@ -76,8 +76,9 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
 def raise_background(device: str, value: int = 65535) -> str | None:
     """Let *value* requests wait in the kernel's background queue of the connection *device* (``0:45``).
 
-    With the kernel's 12, RELEASE comes late under load, and with it IN_CLOSE (measured). To be
-    called once the daemon answers, for FUSE_INIT sets the limits anew. Returns None, or why it could not be done.
+    With the kernel's 12, RELEASE comes late under load, and with it IN_CLOSE (measured on Linux 6.18;
+    ``fuse.probe`` tries it). To be called once the daemon answers, for FUSE_INIT sets the limits anew.
+    Returns None, or why it could not be done.
     """
     try:
         with _connection(device) as connection:

@@ -1,8 +1,8 @@
 """What ``-o`` says, as a typed value.
 
-The words are those of mount(8), mount.fuse3(8) and our own; which of them libfuse
-3.14 refuses although mount(8) passes them was measured (``relatime``, ``nofail``, ...),
-so every one of them is translated or dropped here.
+The words are those of mount(8), mount.fuse3(8) and our own; those that libfuse
+refuses although mount(8) passes them (``relatime``, ``nofail``, ...; measured with libfuse 3.14)
+are translated or dropped here.
 """
 
 from __future__ import annotations

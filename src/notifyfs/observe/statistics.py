@@ -27,7 +27,7 @@ Row = dict[str, object]
 _NUMBER: Final = re.compile(rb"[0-9]{0,19}")
 
 
-class Opened(NamedTuple):
+class OpenInstance(NamedTuple):
     """An instance that is open."""
 
     number: int
@@ -40,7 +40,7 @@ class Books:
     """Who is open, and what those have counted who are not any more."""
 
     def __init__(self) -> None:
-        self.both: tuple[Tally, dict[Instance, Opened]] = Tally(), {}
+        self.both: tuple[Tally, dict[Instance, OpenInstance]] = Tally(), {}
         """The sums of the closed instances, and the open ones, lowest number first.
 
         Replaced as a whole and never changed: nobody can see an instance twice, or nowhere, and a
@@ -52,7 +52,7 @@ class Books:
         """*instance*, of the process *pid*, was admitted: number it."""
         self._last += 1
         closed, living = self.both
-        self.both = closed, {**living, instance: Opened(self._last, pid)}
+        self.both = closed, {**living, instance: OpenInstance(self._last, pid)}
 
     def close(self, instance: Instance) -> None:
         """*instance* has ended: keep what it has counted. Nothing, if it was not admitted."""
@@ -63,7 +63,7 @@ class Books:
             self.both = closed + Tally.of(instance.queue), living
 
     @property
-    def living(self) -> dict[Instance, Opened]:
+    def living(self) -> dict[Instance, OpenInstance]:
         """The open instances, lowest number first."""
         return self.both[1]
 

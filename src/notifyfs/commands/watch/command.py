@@ -15,7 +15,7 @@ import click
 from notifyfs.commands.watch import background, filtering
 from notifyfs.commands.watch.inotifywait import Translator
 from notifyfs.commands.watch.losses import Losses
-from notifyfs.commands.watch.session import FAILED, Output, Session
+from notifyfs.commands.watch.run import FAILED, Output, Run
 from notifyfs.commands.watch.targets import Watcher, WatchError, open_target, read_lists, sort_out, without_covered
 from notifyfs.commands.watch.wishes import Complaint, Wishes
 from notifyfs.protocol.flags import DONT_FOLLOW, Q_OVERFLOW, X_ORIGIN
@@ -141,7 +141,7 @@ def run(wishes: Wishes) -> int:
         background.go_on(parent, output.descriptor)
     say("Watches established.")
     losses = Losses(voice.say)
-    session = Session(
+    printing = Run(
         watcher.connections.values(),
         woken=_with_last_words(losses.say),
         line=line,
@@ -152,12 +152,12 @@ def run(wishes: Wishes) -> int:
         complain=voice.say,
         losses=losses,
     )
-    return _run(session, output, voice)
+    return _finish(printing, output, voice)
 
 
-def _run(session: Session, output: Output, voice: _Voice) -> int:
+def _finish(printing: Run, output: Output, voice: _Voice) -> int:
     try:
-        return session.run(output)
+        return printing.run(output)
     except OSError as error:
         voice.say(f"notifyfs watch: {error.strerror}")
         return FAILED

@@ -87,7 +87,7 @@ def _identity(event: Report) -> Hashable:
     return event.wd, event.mask, event.watched, event.name
 
 
-class Session:
+class Run:
     """One run of the command, once its watches stand.
 
     Args:
