@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["either", "mount", "split_wire", "wire"]
 
 
-def decided(mount: Mount) -> None:
-    """Wait until the daemon knows of each event whether it repeats one that is unread: when its change can be seen."""
-    with Wire(mount) as another:
-        w.wait_until(lambda: not another.statistics()["mount"]["queued_events"], "all events have left")
-
-
 def test_an_event_equal_to_the_last_unread_one_is_coalesced_even_when_that_has_been_sent(
     mount: Mount, tree: Path, either: Wire
 ) -> None:
@@ -41,7 +35,6 @@ def test_an_event_equal_to_the_last_unread_one_is_coalesced_even_when_that_has_b
         # Wait until it has been sent: it then lies unread in the socket.
         assert w.readable(either.events_fd if either.events_fd >= 0 else either.socket.fileno(), w.PATIENCE)
 
-    decided(mount)
     assert either.told() == [(wd, w.MODIFY, b"")]
     append(file)
     assert either.told() == [(wd, w.MODIFY, b"")], "once it is read it is no longer equal to an unread one"
@@ -52,7 +45,6 @@ def test_only_the_last_unread_event_is_compared(mount: Mount, tree: Path, either
     wd = either.add(w.MODIFY, tree)
     for file in (f, g, f, f):
         append(file)
-    decided(mount)
     assert either.told() == [(wd, w.MODIFY, b"f"), (wd, w.MODIFY, b"g"), (wd, w.MODIFY, b"f")]
 
 
@@ -88,7 +80,6 @@ def test_coalescing_keeps_the_first_cookie(mount: Mount, tree: Path, either: Wir
         for number in range(3):
             w.touch(tree / "from" / "a").rename(tree / "to" / str(number))
         cookies = [event.cookie for event in witness.events()]
-        decided(mount)
         assert [(event.mask, event.cookie) for event in either.events()] == [(w.MOVED_FROM, cookies[0])]
 
 
@@ -132,7 +123,6 @@ def test_the_kernel_and_we_coalesce_alike_when_readers_stop_and_go(mount: Mount,
             for _ in range(choose.randrange(8)):
                 file = choose.choice(files)
                 choose.choice([append, lambda file: file.chmod(0o600)])(file)
-            decided(mount)
             assert either.told() == [(1, event.mask, event.name) for event in kernel.drain()]
 
 
