@@ -146,7 +146,8 @@ def test_every_answer_fits_into_one_record_whatever_the_numbers(monkeypatch: pyt
     instance = Instance(0xFFFFFFFE, Queue(1, lambda: 0), lambda: None)
     queue = instance.queue
     queue.dropped = queue.coalesced = queue.high_water = queue.bytes = watches.accounts.watches = huge
-    queue.kinds.update({1 << bit: huge for bit in range(16)})
+    told = flags.EVENTS | flags.UNMOUNT | flags.Q_OVERFLOW | flags.IGNORED
+    queue.kinds.update(dict.fromkeys(flags.flags.from_mask(told), huge))
     counter = RequestCounter()
     counter.buckets = [huge] * len(counter.buckets)
     counter.nanoseconds = counter.errors = huge

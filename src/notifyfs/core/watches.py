@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice
 
-_KEPT: Final = flags.ALL_EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
+_KEPT: Final = flags.EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
 _LONGEST_NAME: Final = MAX_LEN - 1
 _LAST_WD: Final = 2**31 - 1  # INT_MAX
 
@@ -290,7 +290,7 @@ class Watches:
     ) -> None:
         for watch in list(watches.values()):
             wanted = watch.mask
-            if not wanted & notice.mask & flags.ALL_EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
+            if not wanted & notice.mask & flags.EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
                 continue
             if watch.filter is not None and not watch.filter.passes(
                 name, change.actor, is_dir=bool(notice.mask & flags.ISDIR)

@@ -47,9 +47,8 @@ _PAUSE: Final = 0.1
 # The upper bounds of the histogram, 2**n ns as counted: 16 us to 4 ms by factors of two, to 17 s of four.
 _EXPONENTS: Final = (*range(14, 22), *range(22, 35, 2))
 _KINDS: Final = {
-    1 << bit: flags.spell(1 << bit)
-    for bit in range(16)
-    if 1 << bit & (flags.ALL_EVENTS | flags.UNMOUNT | flags.Q_OVERFLOW | flags.IGNORED)
+    int(flag): flags.spell(flag)
+    for flag in flags.flags.from_mask(flags.EVENTS | flags.UNMOUNT | flags.Q_OVERFLOW | flags.IGNORED)
 }
 _HELD: Final = {
     "instances": "Connections of subscribers.",

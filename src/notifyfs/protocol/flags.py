@@ -44,13 +44,15 @@ ONESHOT: Final = 0x80000000
 CLOSE: Final = CLOSE_WRITE | CLOSE_NOWRITE
 MOVE: Final = MOVED_FROM | MOVED_TO
 ALL_EVENTS: Final = 0x00000FFF
-"""The twelve bits that a watch may ask for (``IN_ALL_EVENTS``)."""
+"""Linux's twelve events (``IN_ALL_EVENTS``)."""
+EVENTS: Final = ALL_EVENTS
+"""Every event that a watch may ask to hear: Linux's, and ours, of which there are none."""
 
 EXTENSIONS: Final = X_RECURSIVE | X_ORIGIN | X_FILTER
 """The extension bits that a watch mask may carry."""
 
 WATCH_BITS: Final = (
-    ALL_EVENTS
+    EVENTS
     | UNMOUNT
     | Q_OVERFLOW
     | IGNORED
