@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,6 @@ from tests.support.wireclient import as_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from tests.conftest import Mount
 
@@ -289,16 +290,20 @@ def test_a_line_that_is_refused_is_named(tmp_path: Path, line: str, said: str) -
     assert caught.value.strerror.startswith(said)
 
 
-def test_a_tree_deeper_than_any_stack_is_read(tmp_path: Path) -> None:
-    place = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=place)
-        below = os.open("d", os.O_RDONLY, dir_fd=place)
+def test_a_tree_deeper_than_any_stack_is_read() -> None:
+    """Not in ``tmp_path``: what is left there by a killed run, pytest takes away by recursion, and dies of this."""
+    top = tempfile.mkdtemp(prefix="notifyfs-deep-")
+    try:
+        place = os.open(top, os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=place)
+            below = os.open("d", os.O_RDONLY, dir_fd=place)
+            os.close(place)
+            place = below
         os.close(place)
-        place = below
-    os.close(place)
-    assert of(tmp_path) == [b".git"]
-    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+        assert of(Path(top)) == [b".git"]
+    finally:
+        subprocess.run(["rm", "-rf", top], check=True)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
