@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from notifyfs.subscribers.capabilities import Limits
+    from notifyfs.core.accounts import Limits
 
 
 @pytest.fixture

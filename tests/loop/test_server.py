@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from notifyfs.core.accounts import Limits
 from notifyfs.protocol import flags, records, requests
 from notifyfs.protocol.records import HEADER, Record
-from notifyfs.subscribers.capabilities import Limits
 from tests.support.gates import Gate
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notifyfs.core.accounts import Limits
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import OVERFLOW, Queue
 from notifyfs.protocol import flags
@@ -95,7 +96,7 @@ def test_a_watch_that_ended_is_unknown_and_silent(tree: Tree, ending: str) -> No
 
 
 def test_a_user_has_so_many_instances() -> None:
-    tree = Tree(max_user_instances=2)
+    tree = Tree(limits=Limits(max_user_instances=2))
     second = tree.subscribe()
     with numbered(errno.EMFILE):
         tree.subscribe()

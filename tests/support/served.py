@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from notifyfs.core.accounts import Limits
 from notifyfs.core.changes import Change
 from notifyfs.fuse.deaths import InDoubt
 from notifyfs.observe.statistics import Statistics
 from notifyfs.protocol import flags, requests
 from notifyfs.protocol.records import Parser, Record
-from notifyfs.subscribers.capabilities import Capabilities, Limits
+from notifyfs.subscribers.capabilities import Capabilities
 from notifyfs.subscribers.server import Server
 from tests.support.tree import Nobody, Tree
 
@@ -31,19 +32,17 @@ class Served:
     """A directory ``s``, a file ``f``, and a server of both at *path*. More *given* are ``Capabilities``."""
 
     def __init__(self, path: Path, limits: Limits | None = None, **given: Any) -> None:
-        limits = limits or Limits()
         self._gates: tuple[Gate, ...] = ()
         self.tree = Tree(
             hide=lambda _locked: self._gates,
             doubt=InDoubt,
-            max_user_instances=limits.max_user_instances,
-            max_user_watches=limits.max_user_watches,
+            limits=limits or Limits(),
         )
         self.tree.watches.close(self.tree.instance)
         self.tree.play("mkdir s, make f")
         self.statistics = Statistics(self.tree.watches, self.tree.changes, lambda: HELD)
         self.server = Server(
-            Capabilities(watches=self.tree.watches, resolver=self, statistics=self.statistics, limits=limits, **given)  # type: ignore[arg-type]
+            Capabilities(watches=self.tree.watches, resolver=self, statistics=self.statistics, **given)  # type: ignore[arg-type]
         )
         self._path = path
         self._connections: list[trio.socket.SocketType] = []

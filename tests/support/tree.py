@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from notifyfs.core.accounts import Limits
 from notifyfs.core.changes import Change, Changes, Rename
 from notifyfs.core.inodes import Inodes
 from notifyfs.core.instances import Instance
@@ -93,7 +94,7 @@ class Tree:
     Arguments are words of a script: a path (``s/f``), or a *handle*, which is named when it is opened.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may set
         self,
         limit: int = 16384,
         *,
@@ -101,12 +102,12 @@ class Tree:
         failed: Callable[[str, Exception], None] = _reraise,
         hide: Callable[[tuple[tuple[int, bytes], ...]], tuple[AnyGate, ...]] = _seen_at_once,
         doubt: Callable[[Callable[[], None]], AnyGate] | None = None,
-        **limits: int,
+        limits: Limits | None = None,
     ) -> None:
         self.inodes = Inodes(1, 2, lambda _inode: None)
         self.changes = Changes(start)
         self.watches = Watches(
-            self.inodes, self.changes, doubt=doubt or self._doubt, failed=failed, hide=hide, **limits
+            self.inodes, self.changes, doubt=doubt or self._doubt, failed=failed, hide=hide, limits=limits or Limits()
         )
         self.changes.attach(self.watches)
         self.limit = limit
@@ -322,7 +323,7 @@ class Tree:
 
 def planted(limit: int = 16384, *, start: int = 1, max_user_watches: int = 1048576) -> Tree:
     """A root, a directory s with a file f in it, and a file f: unwatched."""
-    tree = Tree(limit, start=start, max_user_watches=max_user_watches)
+    tree = Tree(limit, start=start, limits=Limits(max_user_watches=max_user_watches))
     tree.play("mkdir s, make s/f, make f")
     return tree
 

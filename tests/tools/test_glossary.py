@@ -22,7 +22,7 @@ PLAIN = {
         *("core.watches.Watches", "observe.statistics.OpenInstance", "protocol.session.Outgoing"),
         *("subscribers.requests.Reply", "subscribers.server.Server", "fuse.readloop.Lock", "fuse.readloop.Readiness"),
         *("fuse.readloop.Workers", "fuse.device.Request", "fuse.device.Device", "fuse.deaths.InDoubt"),
-        *("fuse.probe.Kernel", "mounts.throwaway.Throwaway"),
+        *("fuse.probe.Kernel", "mounts.throwaway.Throwaway", "core.queue.Question"),
     },
     "the functions of one folder, by subject": {
         *("passthrough.attributes.Attributes", "passthrough.files.Files", "passthrough.names.Names"),
@@ -30,7 +30,7 @@ PLAIN = {
     },
     "what such a function takes or gives": {
         *("passthrough.attributes.Wanted", "passthrough.files.Opened", "passthrough.files.Written"),
-        *("passthrough.listing.Listed", "subscribers.requests.Delivery", "subscribers.capabilities.Limits"),
+        *("passthrough.listing.Listed", "subscribers.requests.Delivery", "core.accounts.Limits"),
     },
     "an outlet": {"subscribers.delivery.Packets", "subscribers.delivery.Stream"},
     "what puts others together": {

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from notifyfs.core.instances import Instance, Watch
 
 
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Mount options of the same names; the defaults are Linux's (inotify(7), /proc interfaces)."""
+
+    max_queued_events: int = 16384
+    max_user_instances: int = 128
+    max_user_watches: int = 1048576
+
+
 @attrs.define
 class _User:
     instances: int = 0
@@ -28,10 +37,9 @@ class _User:
 class Accounts:
     """All users' accounts. Root and *owner*, the daemon's user, may have any number of rules in filters."""
 
-    def __init__(self, *, owner: int, max_user_instances: int, max_user_watches: int) -> None:
+    def __init__(self, owner: int, limits: Limits) -> None:
+        self.limits = limits
         self._trusted = (0, owner)
-        self._most_instances = max_user_instances
-        self._most_watches = max_user_watches
         self._users: dict[int, _User] = {}
         self.watches = 0
         """In all."""
@@ -43,7 +51,7 @@ class Accounts:
     def open(self, instance: Instance) -> None:
         """Admit *instance*; EMFILE when its user has ``max_user_instances``."""
         user = self._users.setdefault(instance.uid, _User())
-        if user.instances >= self._most_instances:
+        if user.instances >= self.limits.max_user_instances:
             raise OSError(errno.EMFILE, "max_user_instances reached")
         user.instances += 1
 
@@ -57,7 +65,7 @@ class Accounts:
 
     def afford_watch(self, instance: Instance) -> None:
         """ENOSPC when the user has ``max_user_watches``."""
-        if self._users[instance.uid].watches >= self._most_watches:
+        if self._users[instance.uid].watches >= self.limits.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
 
     def afford(self, instance: Instance, chosen: Matcher | None, replaced: Matcher | None) -> None:

@@ -6,7 +6,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.core.accounts import Accounts
+from notifyfs.core.accounts import Accounts, Limits
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import TOLD, notices
 from notifyfs.protocol import flags
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _KEPT: Final = flags.EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
 _LONGEST_NAME: Final = MAX_LEN - 1
 _LAST_WD: Final = 2**31 - 1  # INT_MAX
+_LINUX: Final = Limits()
 
 
 class Doubt(NamedTuple):
@@ -64,11 +65,10 @@ class Watches:
         hide: Callable[[tuple[tuple[int, bytes], ...]], tuple[Gate, ...]] = lambda _locked: (),
         failed: Callable[[str, Exception], None] = _reraise,
         owner: int = 0,
-        max_user_instances: int = 128,
-        max_user_watches: int = 1048576,
+        limits: Limits = _LINUX,
     ) -> None:
         self.inodes = inodes
-        self.accounts = Accounts(owner=owner, max_user_instances=max_user_instances, max_user_watches=max_user_watches)
+        self.accounts = Accounts(owner, limits)
         self.instances: set[Instance] = set()
         self.heard = 0
         """How many events, each to one instance, were told."""

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from notifyfs import mounts
+from notifyfs.core.accounts import Limits
 from notifyfs.core.changes import Changes
 from notifyfs.core.watches import Watches
 from notifyfs.daemon import logs
@@ -34,7 +35,7 @@ from notifyfs.passthrough.judgement import Judgement, access_list
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
-from notifyfs.subscribers.capabilities import Capabilities, Limits
+from notifyfs.subscribers.capabilities import Capabilities
 from notifyfs.subscribers.delivery import Bell
 from notifyfs.subscribers.resolve import Resolver
 from notifyfs.subscribers.rights import Way
@@ -145,8 +146,7 @@ class KernelSide:
             hide=self.visibility.hide,
             failed=_failed,
             owner=os.geteuid(),
-            max_user_instances=options.max_user_instances,
-            max_user_watches=options.max_user_watches,
+            limits=Limits(**{field.name: getattr(options, field.name) for field in attrs.fields(Limits)}),
         )
         self.changes.attach(self.watches)
         self.passthrough = _passthrough(source, self.watches, self.notify, options)
@@ -211,11 +211,6 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
         watches=kernel.watches,
         resolver=Resolver(kernel.source, os.fsencode(place.mountpoint), (int(major), int(minor))),
         statistics=Statistics(kernel.watches, kernel.changes, kernel.held),
-        limits=Limits(
-            max_queued_events=options.max_queued_events,
-            max_user_instances=options.max_user_instances,
-            max_user_watches=options.max_user_watches,
-        ),
         about={
             "version": 1,
             "mountpoint": place.mountpoint,

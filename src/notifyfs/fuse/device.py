@@ -113,7 +113,7 @@ class Device:
         """Answer the INIT. *background*: how many RELEASEs may be under way.
 
         Where the kernel can, it ends the connection itself *timeout* seconds after a request that has no answer, or
-        some 15 s after that: it does not look more often (measured: Linux 6.18).
+        some 15 s after that: it does not look more often (Linux 6.18).
         """
         major, minor, readahead, _, *flags2 = _INIT_IN.unpack_from(request.body.ljust(_INIT_IN.size, b"\0"))
         extended = _REQUEST_TIMEOUT & flags2[0]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 take 380 ms (measured)
+_MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 take 380 ms (Linux 6.18)
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,7 +62,7 @@ class Source:
         return len(self._kept) + len(self._pinned)
 
     def sweep(self) -> None:
-        """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (measured)."""
+        """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (Linux 6.18)."""
         removed, self._removed = self._removed, []
         for fd in removed:
             (close_apart if _takes_long(fd) else os.close)(fd)

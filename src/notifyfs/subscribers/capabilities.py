@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from notifyfs.subscribers.resolve import Peer, Resolver
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
-    """Mount options of the same names; the defaults are Linux's (inotify(7), /proc interfaces)."""
-
-    max_queued_events: int = 16384
-    max_user_instances: int = 128
-    max_user_watches: int = 1048576
-
-
 async def _at_once() -> None:
     """Wait for nothing."""
 
@@ -44,9 +35,8 @@ class Capabilities:
     watches: Watches
     resolver: Resolver
     statistics: Statistics
-    limits: Limits = attrs.field(factory=Limits)
     about: Mapping[str, object] = attrs.field(factory=dict)
-    """What a hello says of the mount, beside the limits."""
+    """What a hello says of the mount, beside the limits (``watches.accounts.limits``)."""
     attend: Callable[[Inode, int], Awaitable[None]] = _unattended
     """Waits until nothing that a watch with this mask is to hear of the inode escapes the daemon."""
     source_answers: Callable[[], Awaitable[None]] = _at_once

@@ -33,7 +33,7 @@ CHUNK: Final = 2048
 _STREAM_BUFFER: Final = 1
 _STREAM_AHEAD: Final = 9
 # On an event descriptor: room for a full queue of the usual size (768 bytes of kernel memory for
-# a short record, measured), so that all is there to be read when a barrier has answered.
+# a short record, Linux 6.18), so that all is there to be read when a barrier has answered.
 _PACKET_BUFFER: Final = 8 << 20
 _FEW_SENT: Final = 1024
 _SO_SNDBUFFORCE: Final = 32

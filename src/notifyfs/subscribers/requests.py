@@ -120,7 +120,7 @@ class Requests:
     def _hello(self, record: Record, *, first: bool) -> Reply:
         if not first or record.name != requests.GREETING or record.mask & ~requests.EVENT_FD:
             raise OSError(errno.EINVAL, "hello comes first, as 'notifyfs 1'")
-        about = {**self._mount.about, **attrs.asdict(self._mount.limits)}
+        about = {**self._mount.about, **attrs.asdict(self._mount.watches.accounts.limits)}
         for path in ("source", "mountpoint"):  # both may be long: the reply is one record all the same
             if len(answer := json.dumps(about).encode()) >= records.MAX_LEN:
                 about[path] = None
