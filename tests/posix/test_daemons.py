@@ -300,6 +300,19 @@ def test_what_the_kernel_does_is_tried_through_fusermount3_just_as_well(fuse: No
     as_who_may_mount(posix_base, "prober", body)
 
 
+def test_a_fusermount3_that_hangs_does_not_keep_a_mount_from_starting(fuse: None, posix_base: Path) -> None:
+    """Not while what the kernel does is tried: nothing is relied on then."""
+
+    def body(directory: Path) -> None:
+        (directory / "fusermount3").write_text(f"#!/bin/sh\nexec cat {directory}/never\n")
+        (directory / "fusermount3").chmod(0o755)
+        os.mkfifo(directory / "never")
+        os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+        assert probe.examine() == probe.Kernel()
+
+    as_who_may_mount(posix_base, "hangs", body)
+
+
 def test_hello_says_that_closes_may_come_late_where_fusectl_cannot_be_had(fuse: None, posix_base: Path) -> None:
     def body(mount: Mount) -> None:
         with wireclient.Wire(mount) as wire:

@@ -68,7 +68,7 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount *mountpoint*; *lazy* takes it out of the tree even while it is in use. Raises MountError."""
     mountpoint = mountinfo.real(mountpoint)
     if os.geteuid() != 0:
-        _detach_user(mountpoint, lazy=lazy)
+        detach_user(mountpoint, lazy=lazy)
     elif number := _umount(mountpoint, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)):
         raise MountError(f"{mountpoint}: {_unmount_remedy(number, mountpoint)}")
 
@@ -225,13 +225,13 @@ def _attach_user(mountpoint: str, fsname: str, options: Options) -> int:
     return attach_user(mountpoint, [*words, f"fsname={escape(fsname)}", "subtype=notifyfs"])
 
 
-def attach_user(mountpoint: str, words: list[str]) -> int:
-    """Mount through fusermount3 with ``-o`` *words*; as ``attach``."""
+def attach_user(mountpoint: str, words: list[str], within: float | None = None) -> int:
+    """Mount through fusermount3 with ``-o`` *words*, which may take *within* seconds; as ``attach``."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             arguments = ["-o", ",".join(words), "--", mountpoint]
-            failure = _fusermount(mountpoint, arguments, theirs.fileno())
+            failure = _fusermount(mountpoint, arguments, theirs.fileno(), within)
         if failure:
             raise MountError(failure)
         descriptors = socket.recv_fds(ours, 1, 1)[1]
@@ -241,13 +241,16 @@ def attach_user(mountpoint: str, words: list[str]) -> int:
     return descriptors[0]
 
 
-def _detach_user(mountpoint: str, *, lazy: bool) -> None:
-    failure = _fusermount(mountpoint, ["-uz" if lazy else "-u", "--", mountpoint])
+def detach_user(mountpoint: str, *, lazy: bool, within: float | None = None) -> None:
+    """Unmount through fusermount3, which may take *within* seconds; as ``detach``."""
+    failure = _fusermount(mountpoint, ["-uz" if lazy else "-u", "--", mountpoint], within=within)
     if failure:
         raise MountError(failure)
 
 
-def _fusermount(mountpoint: str, arguments: list[str], descriptor: int | None = None) -> str | None:
+def _fusermount(
+    mountpoint: str, arguments: list[str], descriptor: int | None = None, within: float | None = None
+) -> str | None:
     """Run fusermount3; None, or the one line for the user."""
     environment = os.environ | {"LC_ALL": "C"}
     if descriptor is not None:
@@ -260,7 +263,10 @@ def _fusermount(mountpoint: str, arguments: list[str], descriptor: int | None = 
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
+            timeout=within,
         )
+    except subprocess.TimeoutExpired:
+        return f"{mountpoint}: fusermount3 did not end within {within} s; see what it waits for, or run as root"
     except OSError as error:
         return f"fusermount3: {error.strerror}; install the package fuse3, or run as root"
     if done.returncode == 0:

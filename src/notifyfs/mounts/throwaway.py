@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NAME: Final = "notifyfs-probe"
+_WITHIN: Final = 2.0
+"""Seconds for fusermount3: whoever waits for it wants to mount something else."""
 
 
 @attrs.frozen
@@ -53,12 +55,12 @@ def _mounted_nowhere() -> Throwaway:
 
 def _mounted() -> Throwaway:
     with tempfile.TemporaryDirectory(prefix=f"{_NAME}-") as directory:
-        fuse = kernel.attach_user(directory, [f"fsname={_NAME}"])
+        fuse = kernel.attach_user(directory, [f"fsname={_NAME}"], _WITHIN)
         try:
             try:
                 root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             finally:
-                kernel.detach(directory, lazy=True)
+                kernel.detach_user(directory, lazy=True, within=_WITHIN)
         except BaseException:
             os.close(fuse)
             raise
