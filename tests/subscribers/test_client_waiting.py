@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from notifyfs import Connection
 from notifyfs.client.waiting import Waiting, deadline_in
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Mount
 
 
 class Reader(threading.Thread):
@@ -134,3 +137,25 @@ def test_a_wait_ends_with_its_deadline(lock: threading.RLock, waiting: Waiting) 
         waiting.changed()
     reader.join(10)
     assert reader.outcome is True
+
+
+@pytest.mark.parametrize("event_fd", [False, True])
+def test_an_answer_that_another_thread_took_in_is_not_waited_for(mount: Mount, *, event_fd: bool) -> None:
+    """Who polls may be too late for it: the bytes are gone before poll(2) looks."""
+    over = threading.Event()
+    with Connection(mount.socket, event_fd=event_fd, timeout=5) as connection:
+
+        def take() -> None:
+            while not over.is_set():
+                connection.read(0)
+
+        takers = [threading.Thread(target=take, daemon=True) for _ in range(2)]
+        for taker in takers:
+            taker.start()
+        try:
+            for _ in range(1000):
+                assert connection.pending() == 0
+        finally:
+            over.set()
+            for taker in takers:
+                taker.join(10)
