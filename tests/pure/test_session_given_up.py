@@ -42,6 +42,10 @@ def test_replies_to_requests_that_were_given_up_on_are_dropped(given_up: list[bo
 RULES = [(requests.FILTER_EXCLUDE, b"a"), (requests.FILTER_EXCLUDE, b"["), (requests.FILTER_EXCLUDE, b"c")]
 
 
+REFUSED = flags.CREATE | flags.MASK_ADD | flags.MASK_CREATE | flags.X_FILTER
+"""EINVAL, by docs/protocol.md, and takes the draft."""
+
+
 def add(session: Session) -> Call:
     return session.add(flags.CREATE, b"d", rules=RULES)
 
@@ -87,17 +91,20 @@ def test_no_half_of_a_filter_is_left_to_the_next_watch(most: int) -> None:
     session.give_up(first)
     second = session.add(flags.OPEN, b"e", rules=[(requests.FILTER_INCLUDE, b"b")])
     daemon.take()
-    heard = [(record.wd, record.mask & ~flags.X_FILTER, record.name) for record in daemon.asked]
-    following = [(-4, requests.FILTER_INCLUDE, b"b"), (0, flags.OPEN, b"e")]
+    heard = [(record.wd, record.mask, record.name) for record in daemon.asked]
+    following = [(-4, requests.FILTER_INCLUDE, b"b"), (0, flags.OPEN | flags.X_FILTER, b"e")]
     rules = [(-4, kind, value) for kind, value in RULES]
-    refused = (0, flags.CREATE | flags.MASK_ADD | flags.MASK_CREATE, b"")
+    refused = (0, REFUSED, b"")
     if not most:
         assert (heard, daemon.descriptors) == (following, [])
     elif most <= 3 * 32:
         assert (heard, daemon.descriptors) == ([*rules, refused, *following], [])
     else:
         place = daemon.bytes - (32 + 32) - HEADER.size
-        assert (heard, daemon.descriptors) == ([*rules, (0, flags.CREATE, b""), *following], [(place, 5)])
+        assert (heard, daemon.descriptors) == (
+            [*rules, (0, flags.CREATE | flags.X_FILTER, b""), *following],
+            [(place, 5)],
+        )
     while daemon.asked:
         session.receive(daemon.reply(daemon.asked[0].cookie))
     assert second.reply is not None
@@ -122,7 +129,7 @@ def test_what_is_being_sent_is_not_withdrawn_meanwhile(count: int, has_rules: bo
     if not count:
         assert len(daemon.asked) == 1
     elif has_rules:
-        assert daemon.asked[-2].mask & (flags.MASK_ADD | flags.MASK_CREATE) == flags.MASK_ADD | flags.MASK_CREATE
+        assert daemon.asked[-2].mask == REFUSED
     while daemon.asked:
         session.receive(daemon.reply())
     assert later.over
@@ -139,6 +146,8 @@ def test_what_cannot_be_sent_fails_alone() -> None:
     assert (call.over, call.errno, later.over) == (True, errno.EBADF, False)
     daemon.take()
     assert [record.wd for record in daemon.asked] == [-4, -4, -4, 0, -3]
+    assert daemon.asked[3].mask == REFUSED
+    assert daemon.descriptors == []
     while daemon.asked:
         session.receive(daemon.reply())
     assert later.over

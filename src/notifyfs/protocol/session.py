@@ -142,13 +142,12 @@ class Session:
         call.given_up = True
         if call.over:
             return
-        flying = self._flying
-        if not call.begun and (flying is None or flying.call is not call):
+        if not call.begun and (self._flying is None or self._flying.call is not call):
             self._leaving = deque(piece for piece in self._leaving if piece.call is not call)
             self._asked = deque(asked for asked in self._asked if asked[1] is not call)
             return
         for place, piece in enumerate(self._leaving):
-            if piece.call is call and piece is not flying and not piece.rest:
+            if piece.call is call and not piece.rest:
                 refused = bytes(Record(requests.ADD, _REFUSED_ADD, call.number))
                 self._leaving[place] = Outgoing(refused, None, call)
 
@@ -275,7 +274,6 @@ class Session:
         self.broken_pipe()
         for call in [self.greeting, *(call for _, call, _ in self._asked)]:
             call.fail(number)
-        self._asked.clear()
 
 
 def _failed(number: int) -> Call:
