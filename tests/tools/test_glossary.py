@@ -116,7 +116,7 @@ def test_no_name_is_that_of_two_classes() -> None:
 
 # What was measured
 
-SAYS_WHERE = re.compile(r"measured( on Linux \d+\.\d+| with [a-z]+ \d+\.\d+|: [A-Z]\d+\b)")
+SAYS_WHERE = re.compile(r"measured( on Linux \d+\.\d+| with [A-Za-z]+ \d+\.\d+|: [A-Z]\d+\b)")
 SCENARIOS = {path.name.partition("-")[0] for path in (PACKAGE.parents[1] / "tests" / "scenarios").glob("*.txt")}
 
 
