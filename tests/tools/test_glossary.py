@@ -22,7 +22,7 @@ PLAIN = {
         *("core.watches.Watches", "observe.statistics.OpenInstance", "protocol.session.Outgoing"),
         *("subscribers.requests.Reply", "subscribers.server.Server", "fuse.readloop.Lock", "fuse.readloop.Readiness"),
         *("fuse.readloop.Workers", "fuse.device.Request", "fuse.device.Device", "fuse.deaths.InDoubt"),
-        *("fuse.probe.Kernel", "mounts.throwaway.Throwaway", "core.queue.Question"),
+        *("fuse.probe.Kernel", "mounts.throwaway.Throwaway"),
     },
     "the functions of one folder, by subject": {
         *("passthrough.attributes.Attributes", "passthrough.files.Files", "passthrough.names.Names"),
