@@ -83,26 +83,22 @@ def test_who_closes_the_event_descriptor_hears_no_more_and_may_go_on_asking(
 
 def test_what_was_sent_and_read_takes_no_memory() -> None:
     """No event of these equals the one before and the queue is far from full, so nobody asks what was read."""
-
-    async def settled() -> None:
-        await trio.lowlevel.checkpoint()
-
-    packets = Packets(settled)
+    packets = Packets()
     queue = Queue(1 << 30, packets.unread)
     theirs = packets.give()
+
+    async def send_and_read(count: int) -> int:
+        for number in range(count):
+            queue.append(Record(1, w.CREATE, 0, b"%d" % number))
+            await packets.send(queue)
+            assert os.read(theirs, 4096)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
     try:
-
-        def send_and_read(count: int) -> int:
-            for number in range(count):
-                queue.append(Record(1, w.CREATE, 0, b"%d" % number))
-                assert packets.push(queue, 1)
-                assert os.read(theirs, 4096)
-            gc.collect()
-            return tracemalloc.get_traced_memory()[0]
-
-        tracemalloc.start()
-        before = send_and_read(5000)
-        assert send_and_read(50000) - before < 100_000
+        before = trio.run(send_and_read, 5000)
+        assert trio.run(send_and_read, 50000) - before < 100_000
     finally:
         tracemalloc.stop()
         os.close(theirs)
