@@ -359,11 +359,8 @@ def test_a_mount_without_allow_other_is_closed_to_others(mount: Mount) -> None:
             return error.errno
         return None
 
-    os.chdir(mount.root)
-    try:
+    with contextlib.chdir(mount.root):
         assert as_user(body) == errno.EACCES
-    finally:
-        os.chdir("/")
 
 
 def test_roots_daemon_keeps_only_the_capabilities_that_it_needs(mount: Mount) -> None:

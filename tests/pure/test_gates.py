@@ -79,6 +79,20 @@ def test_a_repeat_makes_an_event_wait_that_could_have_left(one: Subscriber) -> N
     assert one.drain() == [modify()]
 
 
+def test_a_file_that_is_changed_without_a_pause_is_told_all_the_same(one: Subscriber) -> None:
+    """Whenever the kernel has finished with one change, the next is under way already."""
+    gate = Gate()
+    one.queue.append(modify(), gates=(gate,))
+    for _ in range(100):
+        following = Gate()
+        one.queue.append(modify(), gates=(following,))
+        gate.open()
+        if one.drain():
+            break
+        gate = following
+    assert one.queue.left == 1
+
+
 def test_many_repeats_of_the_same_gates_keep_few(one: Subscriber) -> None:
     gates = (Gate(), Gate())
     for _ in range(1000):

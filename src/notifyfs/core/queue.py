@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OVERFLOW: Final = Record(-1, flags.Q_OVERFLOW)
 _ORIGIN_SIZE: Final = HEADER.size + ORIGIN.size
+_MOST_GATES: Final = 4  # that an event waits for, one after the other; a rename has two of its own
 
 
 class Gate(Protocol):
@@ -263,10 +264,13 @@ class Queue:
 
 
 def _joined(last: Item, item: Item) -> Item:
-    """*last*, which tells of *item* as well: who reads it must find both changes."""
-    if not item.gates or item.gates == last.gates:
+    """*last*, which tells of *item* as well: who reads it must find both changes.
+
+    But not for ever: of a file that is changed without a pause nobody would hear, would each change shut it in anew.
+    """
+    if not item.gates or item.gates == last.gates or len(last.gates) >= _MOST_GATES:
         return last
-    return last._replace(gates=tuple(gate for gate in dict.fromkeys(last.gates + item.gates) if gate.shut))
+    return last._replace(gates=tuple(dict.fromkeys(last.gates + item.gates)))
 
 
 def _repeats(last: Item, new: Item) -> bool:

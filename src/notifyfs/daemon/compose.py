@@ -224,7 +224,10 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
 
 
 def _failed(what: str, error: Exception) -> None:
-    log.error("%s failed; all subscribers are told of an overflow", what, exc_info=error)
+    if isinstance(error, MemoryError):
+        log.warning("%s: out of memory; all subscribers are told of an overflow", what)
+    else:
+        log.error("%s failed; all subscribers are told of an overflow", what, exc_info=error)
 
 
 def _opened(directory: str) -> int:

@@ -59,6 +59,8 @@ class Daemon:
         self._place = place
         self._device = place.device()
         self._kernel = kernel
+        self._visibility = kernel.visibility
+        self._watches = kernel.watches
         self._server = server
         self._guard = guard
         self._removed = removed
@@ -67,10 +69,10 @@ class Daemon:
 
     def _idle(self) -> bool:
         """All requests that were there are answered: ask the kernel about them; whether there are events to send."""
-        visibility = self._kernel.visibility
+        visibility, heard = self._visibility, self._watches.heard
         visibility.begin()
-        heard, self._heard = self._heard, self._kernel.watches.heard
-        return heard != self._heard or visibility.waiting
+        before, self._heard = self._heard, heard
+        return heard != before or visibility.waiting
 
     async def run(self, listener: socket.socket, made: os.stat_result, ready: Callable[[], None]) -> None:
         """Serve both sides until the mount is gone; *made* is what the socket's path leads to."""
@@ -93,7 +95,7 @@ class Daemon:
             servers.cancel_scope.cancel()
 
     async def _end_subscribers(self) -> None:
-        self._kernel.watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
+        self._watches.unmount(Caller(os.getpid(), os.geteuid(), os.getegid()))
         await self._server.finish()
 
     async def _give_way(self, made: os.stat_result) -> None:

@@ -12,16 +12,19 @@ import errno
 import functools
 import logging
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
 
+from notifyfs.core.rules import SILENT
 from notifyfs.observe import counters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
 log = logging.getLogger(__name__)
+
+_CHANGES_NOTHING: Final = SILENT | {"readdir"}
 
 
 class Answering(Protocol):
@@ -32,7 +35,7 @@ class Answering(Protocol):
 
     @property
     def lose(self) -> Callable[[str, Exception], None]:
-        """Called with what failed, and why, where it may have been done and not told."""
+        """Logs what failed, and why, and tells everybody of it: it may have been done and not told."""
         ...
 
 
@@ -107,20 +110,14 @@ def may_wait(
 
 
 def _answer(handlers: Answering, error: Exception, operation: str) -> FUSEError:
-    if not isinstance(error, (FUSEError, OSError)):
-        handlers.lose(operation, error)
-    return translated(error, operation)
-
-
-def translated(error: Exception, operation: str) -> FUSEError:
-    """The answer for *error*: its errno, ENOMEM, or EIO and a line in the log for what should not happen."""
+    """The answer for *error*: its errno, ENOMEM, or EIO for what should not happen, of which everybody hears."""
     if isinstance(error, FUSEError):
         return error
     if isinstance(error, OSError) and error.errno:
         log.debug("%s: %s", operation, error)
         return FUSEError(error.errno)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) and operation.lstrip("_") in _CHANGES_NOTHING:
         log.warning("%s: out of memory", operation)
-        return FUSEError(errno.ENOMEM)
-    log.error("%s failed", operation, exc_info=error)
-    return FUSEError(errno.EIO)
+    else:
+        handlers.lose(operation, error)
+    return FUSEError(errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO)

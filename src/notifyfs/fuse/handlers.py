@@ -24,7 +24,7 @@ from notifyfs.system.callers import Caller
 from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
@@ -164,7 +164,8 @@ class Handlers(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         source, target = self._inodes[parent_inode_old], self._inodes[parent_inode_new]
-        self._tell_all(self._names.rename(source, name_old, target, name_new, flags, _caller(ctx)))
+        for change in self._names.rename(source, name_old, target, name_new, flags, _caller(ctx)):
+            self._tell(change)
 
     @on_source
     def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
@@ -184,7 +185,8 @@ class Handlers(pyfuse3.Operations):
         node = self._inodes[inode]
         handle = None if fh is None else self._handles.get(fh)
         change, found = self._attributes.set(node, _wanted(attr, fields), handle, _caller(ctx))
-        self._tell_all([change] if change else [])
+        if change is not None:
+            self._tell(change)
         return self._shown(node, found)
 
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
@@ -202,12 +204,14 @@ class Handlers(pyfuse3.Operations):
     @on_source
     def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         change = self._attributes.set_extended(self._inodes[inode], name, value, _caller(ctx))
-        self._tell_all([change] if change else [])
+        if change is not None:
+            self._tell(change)
 
     @on_source
     def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         change = self._attributes.remove_extended(self._inodes[inode], name, _caller(ctx))
-        self._tell_all([change] if change else [])
+        if change is not None:
+            self._tell(change)
 
     @on_source
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -259,8 +263,9 @@ class Handlers(pyfuse3.Operations):
             written = self._files.write(handle, buf, off)
         else:
             written = await self._in_thread(self._files.write, handle, buf, off)
-        self._tell_all(self._files.wrote(handle, off, written.length))
-        return self._files.answer(handle, off, written)
+        for change in self._files.wrote(handle, off, written.length):
+            self._tell(change)
+        return written.length if written.error is None else self._files.answer(handle, off, written)
 
     @may_wait
     async def flush(self, fh: FileHandleT) -> None:
@@ -312,13 +317,10 @@ class Handlers(pyfuse3.Operations):
 
     # Doing
 
-    def _tell_all(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self._tell(change)
-
     def _close(self, fh: FileHandleT) -> None:
         handle = self._handles[fh]
-        self._tell_all(self._files.close(handle))
+        for change in self._files.close(handle):
+            self._tell(change)
         # Where the source may hang this may flush, and wait for it.
         (os.close if self.source_answers is None else close_apart)(handle.fd)
 

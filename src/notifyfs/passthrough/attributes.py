@@ -39,11 +39,6 @@ class Wanted(NamedTuple):
     """Nanoseconds since 1970."""
     mtime: int | None = None
 
-    @property
-    def owner(self) -> bool:
-        """Whether the user or the group."""
-        return self.uid is not None or self.gid is not None
-
     def only_mode(self) -> bool:
         """Whether the mode and nothing else."""
         return self.mode is not None and self[1:] == (None,) * 5
@@ -76,14 +71,16 @@ class Attributes:
         # One descriptor serves all: an O_PATH one cannot be truncated itself, its magic link can.
         fd = self._source.fd(inode) if handle is None else handle.fd
         before = os.fstat(fd)
-        self._apply(inode, fd, wanted, handle, caller, before)
+        owner = wanted.uid is not None or wanted.gid is not None
+        takes = owner or wanted.size is not None  # space, or privileges away
+        self._apply(inode, fd, wanted, handle, caller, before, takes=takes)
         found = os.fstat(fd)
         self._judgement.changed(inode, found)
         operation = setattr_operation(
             size=wanted.size is not None,
             atime=wanted.atime is not None,
             mtime=wanted.mtime is not None,
-            mode_or_owner=wanted.mode is not None or wanted.owner or found.st_mode != before.st_mode,
+            mode_or_owner=wanted.mode is not None or owner or found.st_mode != before.st_mode,
         )
         if operation is None:
             return None, found
@@ -97,14 +94,16 @@ class Attributes:
         handle: Handle | None,
         caller: Caller,
         before: os.stat_result,
+        *,
+        takes: bool,
     ) -> None:
         permission = self._permission
-        takes = wanted.size is not None or wanted.owner  # space, or privileges away
-        judged = handle is None and not self._clears_for_a_writer(inode, wanted, before)
-        if judged and permission.in_doubt(inode, fd, caller, before):
+        privileged = before.st_mode & PRIVILEGED
+        judged = handle is None and not (privileged and self._clears_for_a_writer(inode, wanted, before))
+        if judged and permission.judges and permission.in_doubt(inode, fd, caller, before):
             with permission.as_caller(caller):
                 _set(fd, wanted, opened=False)
-        elif takes and before.st_mode & PRIVILEGED and not permission.ours:
+        elif takes and privileged and not permission.ours:
             with permission.as_caller(caller, JUDGED):
                 _set(fd, wanted, opened=handle is not None)
         else:
@@ -112,7 +111,7 @@ class Attributes:
 
     def _clears_for_a_writer(self, inode: Inode, wanted: Wanted, before: os.stat_result) -> bool:
         """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
-        if wanted.mode is None or not wanted.only_mode() or not before.st_mode & PRIVILEGED:
+        if wanted.mode is None or not wanted.only_mode():
             return False
         if stat.S_IMODE(before.st_mode ^ wanted.mode) & ~(before.st_mode & PRIVILEGED):
             return False
@@ -176,21 +175,22 @@ def _strip_setgid(fd: int, caller: Caller) -> None:
 def _set(fd: int, wanted: Wanted, *, opened: bool) -> None:
     """Change what is *wanted*. *opened*: *fd* is more than an ``O_PATH`` one."""
     path = magic(fd)
-    if wanted.size is not None:
+    mode, uid, gid, size, atime, mtime = wanted
+    if size is not None:
         if opened:
-            os.ftruncate(fd, wanted.size)
+            os.ftruncate(fd, size)
         else:
-            os.truncate(path, wanted.size)
-    if wanted.owner:
-        os.chown(path, -1 if wanted.uid is None else wanted.uid, -1 if wanted.gid is None else wanted.gid)
-    # With a size or owner the mode is what the kernel makes of setuid and setgid; the source has done that by now.
-    if wanted.mode is not None and not (wanted.size is not None or wanted.owner):
-        os.chmod(path, stat.S_IMODE(wanted.mode))
-    if wanted.atime is not None or wanted.mtime is not None:
+            os.truncate(path, size)
+    if uid is not None or gid is not None:
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+    elif mode is not None and size is None:
+        # With a size or owner the mode is what the kernel makes of setuid and setgid; the source has done that by now.
+        os.chmod(path, stat.S_IMODE(mode))
+    if atime is not None or mtime is not None:
         try:
-            syscalls.utimensat(path, wanted.atime, wanted.mtime)
+            syscalls.utimensat(path, atime, mtime)
         except PermissionError:
             # UTIME_NOW, which is allowed where another time is not (chattr +a), comes as a time that has just been.
-            if any(ns is not None and not 0 <= time.time_ns() - ns < _MOMENT for ns in (wanted.atime, wanted.mtime)):
+            if any(ns is not None and not 0 <= time.time_ns() - ns < _MOMENT for ns in (atime, mtime)):
                 raise
-            syscalls.utimensat(path, wanted.atime, wanted.mtime, now=True)
+            syscalls.utimensat(path, atime, mtime, now=True)

@@ -64,16 +64,17 @@ class Attribution:
 
         None where that could not be found out, and everybody who listens was told of an overflow.
         """
+        locked = ((inode.number, b""),)
+        if entry is None and inode.names is None:
+            return Change(operation, inode.entry, caller, None, False, (), locked)  # noqa: FBT003 - each request pays for words
         others: list[Entry] = []
-        if entry is None and inode.names is not None and self._watches.listening:
+        if entry is None and self._watches.listening:
             try:
                 entry, *others = self.reached(inode, caller)
             except Exception as error:  # noqa: BLE001 - handed on: the change was made, and is no error of its caller's
                 self._watches.fail(f"finding the name by which {inode!r} was changed", error)
                 return None
-        return Change(
-            operation, entry or inode.entry, caller, others=(*others,) if others else (), locked=((inode.number, b""),)
-        )
+        return Change(operation, entry or inode.entry, caller, others=(*others,), locked=locked)
 
     def reached(self, inode: Inode, caller: Caller) -> list[Entry]:
         """The name through which the caller changed *inode*; or all that it may be, the likeliest first."""

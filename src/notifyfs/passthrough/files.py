@@ -68,7 +68,7 @@ class Handle:
     def change(self, operation: Operation, *, locked: bool = False) -> Change:
         """It was done through this handle: by whoever opened it, for the kernel names no other."""
         held = ((self.entry.inode.number, b""),) if locked else ()
-        return Change(operation, self.entry, self.caller, locked=held)
+        return Change(operation, self.entry, self.caller, None, False, (), held)  # noqa: FBT003 - each request pays for words
 
 
 class Opened(NamedTuple):
@@ -115,6 +115,7 @@ class Files:
         self._permission = permission
         self._attribution = attribution
         self._watches = watches
+        self._accounts = watches.accounts
         self._forget = forget
         self._exact = access == "exact"
         self._caches = caches
@@ -187,7 +188,7 @@ class Files:
     ) -> Opened:
         inode = entry.inode
         content = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        watched = self.tells_reads and self._watches.wanted(inode, ACCESS)
+        watched = self.tells_reads and self._accounts.watches > 0 and self._watches.wanted(inode, ACCESS)
         keep = self._caches and inode.pages == content and not watched
         inode.pages = content
         handle = self._add(fd, entry, caller)
@@ -199,7 +200,7 @@ class Files:
         return Opened(handle, handle.change(operation), keep, found)
 
     def _add(self, fd: int, entry: Entry, caller: Caller) -> Handle:
-        if self._watches.accounts.origins:
+        if self._accounts.origins:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
         self._inodes.use(entry)
         self._source.lend(entry.inode, fd)
@@ -311,9 +312,10 @@ class Files:
         entry = handle.entry
         del self.handles[handle.fd]
         self._source.take_back(entry.inode, handle.fd)
-        closed = handle.change("close after writing" if handle.writable else "close")
-        died = [Change("die", inode.entry, handle.caller, dies=True) for inode in self._inodes.drop(entry)]
-        return [closed, *died]
+        changes = [handle.change("close after writing" if handle.writable else "close")]
+        for inode in self._inodes.drop(entry):
+            changes.append(Change("die", inode.entry, handle.caller, dies=True))  # noqa: PERF401 - there is none, mostly
+        return changes
 
 
 def _empty(fd: int) -> None:

@@ -44,7 +44,7 @@ class Permission:
     def __init__(self, source: Source, judgement: Judgement, *, judges: bool) -> None:
         self._source = source
         self._judgement = judgement
-        self._judges = judges
+        self.judges = judges
         self.ours = bool(os.geteuid())
         """The daemon is not root: whatever is done is done as its own user."""
         self.charged = identity.uncharged if self.ours else identity.charged
@@ -65,7 +65,7 @@ class Permission:
         not looked at for this request. ESTALE, once, where the caller cannot be judged by us: the kernel then asks, and
         judges, again (``retry_estale``). *refusal* is what who may not walk there any more gets.
         """
-        if not self._judges:
+        if not self.judges:
             return False
         if walked:
             self.check_way(inode, caller, refusal)
@@ -79,7 +79,7 @@ class Permission:
 
     def check_way(self, place: Inode, caller: Caller, refusal: int = errno.ESTALE) -> None:
         """Raise *refusal* where the caller was let walk to *place* by what is past, and the source would not let it."""
-        if not self._judges or not caller.uid:
+        if not self.judges or not caller.uid:
             return
         now, lowest, root = time.monotonic(), place, self._source.inodes.root
         if now - lowest.walked < _FRESH:
