@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("revision", help="what git calls the other one")
     parser.add_argument("--rounds", type=int, default=40, help="ratios for each operation (default: 40)")
     parser.add_argument("--count", type=int, default=300, help="operations in each (default: 300)")
+    parser.add_argument("--only", nargs="+", metavar="OPERATION", help="of those that are printed")
     parser.add_argument("--json", action="store_true", help="print the ratios, too")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -171,6 +172,8 @@ def main() -> int:
         for side in sides:
             stack.callback(side.end)
         for name, work in works(arguments.count).items():
+            if arguments.only and name not in arguments.only:
+                continue
             ratios = [ratio(work, sides, arguments.count) for _ in range(arguments.rounds)]
             quartiles = statistics.quantiles(ratios, n=4)
             print(f"{name:22} median {quartiles[1]:.3f}  upper quartile {quartiles[2]:.3f}", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import operator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -123,6 +124,12 @@ def setattr_operation(*, size: bool, atime: bool, mtime: bool, mode_or_owner: bo
         return "size or modification time"
     return "access time" if atime else None
 
+
+SETATTRS: Final = {
+    (size, atime, mtime, other): setattr_operation(size=size, atime=atime, mtime=mtime, mode_or_owner=other)
+    for size, atime, mtime, other in itertools.product((False, True), repeat=4)
+}
+"""``setattr_operation``, found faster."""
 
 _PATH, _DENTRY, _PARENT, _OLD_PARENT, _INODE, _VICTIM, _DEATH, _VICTIM_DEATH = To  # found faster than in the class
 

@@ -184,7 +184,15 @@ class Handlers(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self._inodes[inode]
         handle = None if fh is None else self._handles.get(fh)
-        change, found = self._attributes.set(node, _wanted(attr, fields), handle, _caller(ctx))
+        wanted = Wanted(
+            attr.st_mode if fields.update_mode else None,
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            attr.st_atime_ns if fields.update_atime else None,
+            attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        change, found = self._attributes.set(node, wanted, handle, Caller(ctx.pid, ctx.uid, ctx.gid))
         if change is not None:
             self._tell(change)
         return self._shown(node, found)
@@ -348,9 +356,9 @@ class Handlers(pyfuse3.Operations):
     def _shown(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
         self._judgement.tell(inode, found)
         answer = EntryAttributes()
-        answer.st_ino = pyfuse3.InodeT(inode.number)
+        answer.st_ino = inode.number
         answer.generation = inode.generation
-        answer.st_mode = pyfuse3.ModeT(found.st_mode)
+        answer.st_mode = found.st_mode
         answer.st_nlink = found.st_nlink
         answer.st_uid = found.st_uid
         answer.st_gid = found.st_gid
@@ -370,17 +378,6 @@ class Handlers(pyfuse3.Operations):
 
 def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.pid, ctx.uid, ctx.gid)
-
-
-def _wanted(attr: EntryAttributes, fields: SetattrFields) -> Wanted:
-    return Wanted(
-        attr.st_mode if fields.update_mode else None,
-        attr.st_uid if fields.update_uid else None,
-        attr.st_gid if fields.update_gid else None,
-        attr.st_size if fields.update_size else None,
-        attr.st_atime_ns if fields.update_atime else None,
-        attr.st_mtime_ns if fields.update_mtime else None,
-    )
 
 
 def _information(opened: Opened) -> FileInfo:

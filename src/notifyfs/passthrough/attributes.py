@@ -7,7 +7,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from notifyfs.core.rules import setattr_operation
+from notifyfs.core.rules import SETATTRS
 from notifyfs.passthrough.files import PRIVILEGED
 from notifyfs.passthrough.judgement import ACL, access_list
 from notifyfs.passthrough.permission import JUDGED
@@ -73,15 +73,14 @@ class Attributes:
         before = os.fstat(fd)
         owner = wanted.uid is not None or wanted.gid is not None
         takes = owner or wanted.size is not None  # space, or privileges away
-        self._apply(inode, fd, wanted, handle, caller, before, takes=takes)
+        if self._permission.judges or (takes and before.st_mode & PRIVILEGED):
+            self._apply(inode, fd, wanted, handle, caller, before, takes=takes)
+        else:
+            self._permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=handle is not None)
         found = os.fstat(fd)
         self._judgement.changed(inode, found)
-        operation = setattr_operation(
-            size=wanted.size is not None,
-            atime=wanted.atime is not None,
-            mtime=wanted.mtime is not None,
-            mode_or_owner=wanted.mode is not None or owner or found.st_mode != before.st_mode,
-        )
+        other = wanted.mode is not None or owner or found.st_mode != before.st_mode
+        operation = SETATTRS[wanted.size is not None, wanted.atime is not None, wanted.mtime is not None, other]
         if operation is None:
             return None, found
         return self._attribution.changed(operation, inode, caller, handle.entry if handle else None), found
