@@ -13,7 +13,7 @@ from notifyfs.core.changes import Rename
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.passthrough.listing import listing
 from notifyfs.system import syscalls
-from tests.support.directory import Directory, brief
+from tests.support.directory import Directory, brief, directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Directory]:
-    root = tmp_path / "source"
-    root.mkdir()
-    place = Directory(root)
-    yield place
-    place.close()
+    with directory(tmp_path / "source") as place:
+        yield place
 
 
 def made(place: Directory, name: bytes, flags: int = os.O_RDWR) -> int:

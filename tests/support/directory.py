@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from notifyfs.passthrough.source import Source
 from notifyfs.system.callers import Caller
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from notifyfs.core.inodes import Inode
@@ -35,7 +37,10 @@ class Directory:
         self.watches = Watches(self.source.inodes, self.changes, doubt=_undecided)
         judgement = Judgement(self.forgotten.append, None, doubts=True)
         permission = Permission(self.source, judgement, judges=False)
-        attribution = Attribution(self.watches, lambda parent, name: self.expired.append((parent, name)), 1.0)
+        self.now = 100.0
+        self.attribution = attribution = Attribution(
+            self.watches, lambda parent, name: self.expired.append((parent, name)), 1.0, lambda: self.now
+        )
         self.names = Names(self.source, permission, attribution)
         self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append)
         self.attributes = Attributes(self.source, permission, judgement, attribution, self.files)
@@ -58,6 +63,17 @@ class Directory:
             self.files.close(handle)
             os.close(handle.fd)
         self.source.close()
+
+
+@contextlib.contextmanager
+def directory(root: Path) -> Iterator[Directory]:
+    """One in *root*, which is made."""
+    root.mkdir()
+    place = Directory(root)
+    try:
+        yield place
+    finally:
+        place.close()
 
 
 def brief(change: Change | None) -> tuple[str, bytes, bool]:

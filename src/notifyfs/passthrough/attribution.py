@@ -28,10 +28,17 @@ class Attribution:
     """Which entry an inode was reached through.
 
     *expire* makes the kernel ask for a name, in the directory with this node number, before it uses it again;
-    *timeout*: seconds that it may use an entry without asking.
+    *timeout*: seconds, of *clock*, that it may use an entry without asking.
     """
 
-    def __init__(self, watches: Watches, expire: Callable[[int, bytes], None], timeout: float) -> None:
+    def __init__(
+        self,
+        watches: Watches,
+        expire: Callable[[int, bytes], None],
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._watches = watches
         self._expire = expire
         self._timeout = timeout
@@ -89,7 +96,7 @@ class Attribution:
 
     def linked(self, inode: Inode) -> None:
         """*inode*, until now with one name, is getting another: make the kernel ask for the first again."""
-        now = time.monotonic()
+        now = self._clock()
         while self._cached and (
             (oldest := next(iter(self._cached.items())))[1][1] < now or len(self._cached) >= _MOST_CACHED
         ):
@@ -111,7 +118,7 @@ class Attribution:
         # reached by a descriptor.
         cached, until = self._cached.get(inode, (inode.entry, 0.0))
         used = [name for name in names if name.uses]
-        if until > time.monotonic() and cached.live:
+        if until > self._clock() and cached.live:
             used = [cached, *(name for name in used if name is not cached)]
         return used or [name for name in names if name.live]
 
