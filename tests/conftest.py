@@ -79,6 +79,14 @@ def time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def stays_where_it_is() -> Iterator[None]:
+    """The test's process has the working directory that it had: ``python -m`` looks there."""
+    before = os.getcwd()
+    yield
+    assert os.getcwd() == before
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:
     """Ask again and again until *condition* gives something true, and return that; AssertionError after *seconds*."""
     deadline = time.monotonic() + seconds

@@ -23,6 +23,7 @@ class Files:
 
     def __init__(self, base: Path) -> None:
         self._base = os.fsencode(base)
+        self._before = os.getcwd()
         self._handles: dict[str, int] = {}
         self._maps: dict[str, kernel.Map] = {}
         self._children: dict[str, tuple[int, int]] = {}
@@ -34,7 +35,7 @@ class Files:
             self.end(name)
         for descriptor in self._handles.values():
             os.close(descriptor)
-        os.chdir("/")
+        os.chdir(self._before)
 
     def _path(self, word: str) -> bytes:
         assert word.startswith("/"), f"{word!r} is no path: paths begin with '/'"
