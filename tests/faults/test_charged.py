@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING
@@ -88,11 +89,8 @@ def test_a_user_takes_no_reserve_by_names_directories_and_attributes(root: int) 
 
 
 def test_a_user_who_wrote_before_root_and_after_is_told_apart(root: int) -> None:
-    os.fchdir(root)
-    try:
+    with contextlib.chdir(f"/proc/self/fd/{root}"):
         for _ in range(3):
             as_user(lambda: put("users", b"u" * 10))
             put("roots", b"r" * 10)
         assert (os.stat("users").st_uid, os.stat("roots").st_uid) == (USER, 0)
-    finally:
-        os.chdir("/")
