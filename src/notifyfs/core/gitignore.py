@@ -2,7 +2,7 @@
 
 pathspec translates a line into a regular expression. Its own matching is not used: it lets a file
 come back that lies in an excluded directory (``.*``, ``!bar`` and ``.h/bar``), and git does not.
-Where the translation differs from git's, that is mended here; ``tests/test_gitignore.py`` asks git.
+Where the translation differs from git's, that is mended here; ``tests/pure/test_gitignore.py`` asks git.
 """
 
 from __future__ import annotations
