@@ -74,3 +74,18 @@ def test_a_look_at_the_owner_alone_vouches_for_no_access_list(judged: tuple[Judg
     with opened(file, os.O_RDONLY) as fd:
         assert judgement.holds(inode, file.stat())
         assert not judgement.holds(inode, file.stat(), fd)
+
+
+def test_a_chmod_through_the_mount_leaves_no_access_list_that_the_kernel_judges_by(
+    judged: tuple[Judgement, Inode, Path, list[int]],
+) -> None:
+    """It may change the list (its mask): whoever compares with the one before takes the file for changed behind it."""
+    judgement, inode, file, forgotten = judged
+    inode.acl = b"the one before"
+    file.chmod(0o600)
+    judgement.changed(inode, file.stat())
+    file.write_bytes(b"more")
+    with opened(file, os.O_RDONLY) as fd:
+        assert judgement.holds(inode, file.stat(), fd)
+        assert judgement.lets_walk(inode, file.stat(), fd)
+    assert forgotten == []

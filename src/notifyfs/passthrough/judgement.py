@@ -56,8 +56,13 @@ class Judgement:
         inode.told_size(found.st_size)
 
     def changed(self, inode: Inode, found: os.stat_result) -> None:
-        """The kernel itself had this done, and will know it like this."""
+        """The kernel itself had this done, and will know it like this.
+
+        An access list it will ask for before it judges again: it forgets that with each setattr and each list
+        that is set (``forget_all_cached_acls`` in ``fuse_setattr`` and ``fuse_set_acl``).
+        """
         inode.told = _judged_by(found)
+        inode.acl = None
 
     def holds(self, inode: Inode, found: os.stat_result, fd: int = -1) -> bool:
         """Whether the kernel's judgement of *inode*, *found* like this just now, is what it would be today.
