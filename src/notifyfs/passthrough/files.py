@@ -24,7 +24,7 @@ from notifyfs.system import identity
 from notifyfs.system.callers import Credentials, appends, credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from notifyfs.core.changes import Operation
@@ -266,17 +266,17 @@ class Files:
             raise written.error
         return written.length
 
-    def wrote(self, handle: Handle, offset: int, count: int) -> list[Change]:
+    def wrote(self, handle: Handle, offset: int, count: int) -> Sequence[Change]:
         """What a ``write`` of *count* bytes did."""
-        changes = []
+        changes: tuple[Change, ...] = ()
         if handle.stripped:
             handle.stripped = False
             self._forget(handle.entry.inode.number)
-            changes.append(handle.change("attributes", locked=True))
+            changes = (handle.change("attributes", locked=True),)
         if count:
             handle.written = True
             handle.entry.inode.written_to(offset + count)
-            changes.append(handle.change("write", locked=True))
+            changes += (handle.change("write", locked=True),)
         return changes
 
     def _write_direct(self, handle: Handle, data: bytes, offset: int) -> Written:
