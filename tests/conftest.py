@@ -84,7 +84,9 @@ def stays_where_it_is() -> Iterator[None]:
     """The test's process has the working directory that it had: ``python -m`` looks there."""
     before = os.getcwd()
     yield
-    assert os.getcwd() == before
+    after = os.getcwd()
+    os.chdir(before)
+    assert after == before
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:

@@ -260,11 +260,8 @@ def test_operations_hit_the_file_that_was_meant_or_none(mount: Mount) -> None:
         put(mount.source / name, name.encode() * 5)
         os.stat(mount.root / name)
     numbers = {name: os.stat(mount.root / name).st_ino for name in "ab"}
-    os.chdir(mount.source)
-    try:
+    with contextlib.chdir(mount.source):
         rename2(b"a", b"b", EXCHANGE)
-    finally:
-        os.chdir("/")
     for name in "ab":
         try:
             with opened(mount.root / name) as fd:
