@@ -16,6 +16,8 @@ from notifyfs.system import identity, syscalls
 from notifyfs.system.callers import credentials, groups
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from notifyfs.core.changes import Change
     from notifyfs.core.inodes import Inode
     from notifyfs.passthrough.attribution import Attribution
@@ -73,10 +75,14 @@ class Attributes:
         before = os.fstat(fd)
         owner = wanted.uid is not None or wanted.gid is not None
         takes = owner or wanted.size is not None  # space, or privileges away
+        opened, whom = handle is not None, None
         if self._permission.judges or (takes and before.st_mode & PRIVILEGED):
-            self._apply(inode, fd, wanted, handle, caller, before, takes=takes)
+            whom = self._whom(inode, fd, wanted, caller, before, takes=takes, opened=opened)
+        if whom is None:
+            self._permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=opened)
         else:
-            self._permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=handle is not None)
+            with whom:
+                _set(fd, wanted, opened=opened)
         found = os.fstat(fd)
         self._judgement.changed(inode, found)
         other = wanted.mode is not None or owner or found.st_mode != before.st_mode
@@ -85,28 +91,24 @@ class Attributes:
             return None, found
         return self._attribution.changed(operation, inode, caller, handle.entry if handle else None), found
 
-    def _apply(  # noqa: PLR0913, PLR0917 - what is to be done, and all that says as whom
+    def _whom(  # noqa: PLR0913 - what is to be done, and all that says as whom
         self,
         inode: Inode,
         fd: int,
         wanted: Wanted,
-        handle: Handle | None,
         caller: Caller,
         before: os.stat_result,
         *,
         takes: bool,
-    ) -> None:
+        opened: bool,
+    ) -> AbstractContextManager[None] | None:
+        """As whom the source is asked, if not as one whom the kernel let pass."""
         permission = self._permission
         privileged = before.st_mode & PRIVILEGED
-        judged = handle is None and not (privileged and self._clears_for_a_writer(inode, wanted, before))
-        if judged and permission.judges and permission.in_doubt(inode, fd, caller, before):
-            with permission.as_caller(caller):
-                _set(fd, wanted, opened=False)
-        elif takes and privileged and not permission.ours:
-            with permission.as_caller(caller, JUDGED):
-                _set(fd, wanted, opened=handle is not None)
-        else:
-            permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=handle is not None)
+        judged = not opened and not (privileged and self._clears_for_a_writer(inode, wanted, before))
+        if judged and permission.in_doubt(inode, fd, caller, before):
+            return permission.as_caller(caller)
+        return permission.as_caller(caller, JUDGED) if takes and privileged and not permission.ours else None
 
     def _clears_for_a_writer(self, inode: Inode, wanted: Wanted, before: os.stat_result) -> bool:
         """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
