@@ -7,7 +7,6 @@ count: as the tail for coalescing, and against ``max_queued_events``.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -171,22 +170,16 @@ class Queue:
             kept.lost = True
             kept.items.append((Item(OVERFLOW), 1))
 
-    def take(self, most: int, events: int = sys.maxsize) -> list[Item]:
-        """Remove and return the oldest items that may leave.
-
-        At most so many *events*, and *most* bytes, but one at least of those.
-        """
+    def take(self, most: int) -> list[Item]:
+        """Remove and return the oldest items that may leave: at most *most* bytes of them, but one at least."""
         items = self._items
         taken: list[Item] = []
-        size, left = 0, most
-        while items and len(taken) < events:
-            item = items[0]
-            if item.hidden:
+        size = 0
+        while items and not (item := items[0]).hidden:
+            following = size + item.size
+            if following > most and taken:
                 break
-            left -= item.size
-            if left < 0 and taken:
-                break
-            size += item.size
+            size = following
             taken.append(items.popleft())
             if item.record is OVERFLOW:
                 self._overflow_queued, self._overflow_age = False, 1
