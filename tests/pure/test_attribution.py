@@ -14,7 +14,7 @@ from notifyfs.core.queue import Queue
 from notifyfs.protocol import flags
 from notifyfs.system.callers import Caller
 from tests.conftest import wait_until
-from tests.support.directory import Directory, directory
+from tests.support.directory import Directory, directory, done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,17 +79,17 @@ def test_a_lookup_for_a_change_of_names_says_nothing_of_the_next_request(place: 
 def test_a_name_that_is_gone_was_not_used(place: Directory) -> None:
     first, second = both(place)
     looked_up(place, b"b", second.parent)
-    place.names.remove("unlink", second.parent, b"b", Caller(OTHER, 0, 0))
+    done(place.names.remove("unlink", second.parent, b"b", Caller(OTHER, 0, 0)))
     assert place.attribution.reached(first.inode, CALLER) == [first]
 
 
 def test_the_first_name_may_be_used_without_a_lookup_until_its_time_is_over(place: Directory) -> None:
     (place.root / "one").touch()
     inode = place.look(b"one")
-    change, _ = place.names.link(inode, place.top, b"two", CALLER)
+    change, _ = done(place.names.link(inode, place.top, b"two", CALLER))
     first, second = inode.names or []
     assert change.entry is second
-    handle = place.files.open(inode, os.O_RDONLY, CALLER).handle
+    handle = done(place.files.open(inode, os.O_RDONLY, CALLER)).handle
     assert handle.entry is first, "nobody has looked the second up"
     place.now += 0.9
     assert place.attribution.reached(inode, CALLER) == [first]
@@ -102,8 +102,8 @@ def test_the_first_name_may_be_used_without_a_lookup_until_its_time_is_over(plac
 def test_a_name_that_moves_while_its_first_may_be_cached_is_to_be_asked_for(place: Directory) -> None:
     (place.root / "one").touch()
     inode = place.look(b"one")
-    place.names.link(inode, place.top, b"two", CALLER)
-    place.names.rename(place.top, b"one", place.top, b"new", 0, CALLER)
+    done(place.names.link(inode, place.top, b"two", CALLER))
+    done(place.names.rename(place.top, b"one", place.top, b"new", 0, CALLER))
     assert place.expired == [(place.top.number, b"one"), (place.top.number, b"new")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from notifyfs.core.changes import Change, Changes
 from notifyfs.core.watches import Watches
@@ -13,6 +13,7 @@ from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement
 from notifyfs.passthrough.names import Names
+from notifyfs.passthrough.pace import Pace
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
 from notifyfs.system.callers import Caller
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 
     from notifyfs.core.inodes import Inode
     from notifyfs.core.queue import Gate
+    from notifyfs.passthrough.pace import Steps
+
+T = TypeVar("T")
 
 
 class Directory:
     """The rooms of ``passthrough`` on *root*; what they ask of the kernel is noted in ``expired`` and ``forgotten``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, most: int) -> None:
         self.root = root
         self.source = Source(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), 64)
         self.expired: list[tuple[int, bytes]] = []
@@ -36,13 +40,15 @@ class Directory:
         self.changes = Changes()
         self.watches = Watches(self.source.inodes, self.changes, doubt=_undecided)
         judgement = Judgement(self.forgotten.append, None, doubts=True)
-        permission = Permission(self.source, judgement, judges=False)
+        self.clock = 0.0
+        self.pace = Pace(lambda: self.clock)
+        permission = Permission(self.source, judgement, self.pace, judges=False)
         self.now = 100.0
         self.attribution = attribution = Attribution(
             self.watches, lambda parent, name: self.expired.append((parent, name)), 1.0, lambda: self.now
         )
         self.names = Names(self.source, permission, attribution)
-        self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append)
+        self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append, most=most)
         self.attributes = Attributes(self.source, permission, judgement, attribution, self.files)
         self.caller = Caller(os.getpid(), os.geteuid(), os.getegid())
 
@@ -66,14 +72,29 @@ class Directory:
 
 
 @contextlib.contextmanager
-def directory(root: Path) -> Iterator[Directory]:
-    """One in *root*, which is made."""
+def directory(root: Path, most: int = 1 << 20) -> Iterator[Directory]:
+    """One in *root*, which is made; so many files may be open."""
     root.mkdir()
-    place = Directory(root)
+    place = Directory(root, most)
     try:
         yield place
     finally:
         place.close()
+
+
+def done(steps: Steps[T]) -> T:
+    """What *steps* do, all here."""
+    try:
+        apart = next(steps)
+        while True:
+            try:
+                outcome = apart.call()
+            except OSError as error:
+                apart = steps.throw(error)
+            else:
+                apart = steps.send(outcome)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 def brief(change: Change | None) -> tuple[str, bytes, bool]:

@@ -229,7 +229,8 @@ class Inodes:
         through an entry removed earlier does not keep it (measured: U6).
         """
         inode = entry.inode
-        self._detach(entry)
+        if entry.live:  # or it was found missing behind the mount while it was being removed
+            self._detach(entry)
         if links == 0 or inode.is_dir:
             self._unkey(inode)
         return inode.gone and not entry.uses

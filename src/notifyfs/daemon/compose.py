@@ -33,6 +33,7 @@ from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement, access_list
 from notifyfs.passthrough.names import Names
+from notifyfs.passthrough.pace import Pace
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
 from notifyfs.subscribers.capabilities import Capabilities
@@ -178,7 +179,8 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
         return access_list(source.fd(inode))
 
     judgement = Judgement(forget, list_of if root else None, doubts=root)
-    permission = Permission(source, judgement, judges=options.allow_other or options.allow_root)
+    pace = Pace()
+    permission = Permission(source, judgement, pace, judges=options.allow_other or options.allow_root)
     attribution = Attribution(watches, notify.expire, TIMEOUTS[options.cache])
     files = Files(
         source,
@@ -189,6 +191,7 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
         access=options.access,
         caches=TIMEOUTS[options.cache] > 0,
         noatime=options.noatime and root,
+        most=resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2,
     )
     return Passthrough(
         source=source,
@@ -196,6 +199,7 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
         names=Names(source, permission, attribution),
         attributes=Attributes(source, permission, judgement, attribution, files),
         files=files,
+        pace=pace,
     )
 
 

@@ -22,6 +22,9 @@ from notifyfs.observe import counters
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from notifyfs.fuse.threads import Threads
+    from notifyfs.passthrough.pace import Steps
+
 log = logging.getLogger(__name__)
 
 _CHANGES_NOTHING: Final = SILENT | {"readdir"}
@@ -32,6 +35,8 @@ class Answering(Protocol):
 
     source_answers: Callable[[], Awaitable[None]] | None
     """Waits until the source has answered a question; None where it always answers."""
+    threads: Threads
+    """For what may take long."""
 
     @property
     def lose(self) -> Callable[[str, Exception], None]:
@@ -80,6 +85,34 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
             if self.source_answers is not None:
                 await self.source_answers()
             return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the point of this module
+            counter.errors += 1
+            raise _answer(self, error, handler.__name__) from None
+        finally:
+            counter.add(perf_counter_ns() - began)
+
+    return answer
+
+
+def in_steps(handler: Callable[Concatenate[H, P], Steps[T]]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
+    """A handler like ``on_source`` in steps (``passthrough.pace``): mostly there is one, done at once.
+
+    What it yields is done in a thread, and other requests are served meanwhile.
+    """
+    counter = counters.of_operation(handler.__name__)
+
+    @functools.wraps(handler)
+    async def answer(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter_ns()
+        try:
+            if self.source_answers is not None:
+                await self.source_answers()
+            steps = handler(self, *args, **kwargs)
+            try:
+                apart = next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            return await self.threads.finish(steps, apart)
         except Exception as error:  # noqa: BLE001 - the point of this module
             counter.errors += 1
             raise _answer(self, error, handler.__name__) from None

@@ -1,7 +1,7 @@
 """A FUSE request -> a function of ``passthrough`` -> its change through the door -> the answer.
 
 Each handler translates. Those marked ``at_once`` and ``on_source`` are plain functions and cannot
-wait; see ``answers``.
+wait, those ``in_steps`` only where they yield; see ``answers``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo
 
 from notifyfs.core.changes import Change
-from notifyfs.fuse.answers import at_once, may_wait, on_source
+from notifyfs.fuse.answers import at_once, in_steps, may_wait, on_source
+from notifyfs.fuse.threads import Threads
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.passthrough.listing import OWN, listing
 from notifyfs.system.callers import Caller
@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from notifyfs.core.inodes import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attributes import Attributes
-    from notifyfs.passthrough.files import Files, Opened
+    from notifyfs.passthrough.files import Files, Handle, Opened
     from notifyfs.passthrough.judgement import Judgement
     from notifyfs.passthrough.names import Made, Names
+    from notifyfs.passthrough.pace import Pace, Steps
     from notifyfs.passthrough.source import Source
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SOCKET_ATTRIBUTE: Final = b"notifyfs.socket"
 
@@ -61,6 +60,7 @@ class Passthrough:
     names: Names
     attributes: Attributes
     files: Files
+    pace: Pace
 
 
 class Handlers(pyfuse3.Operations):
@@ -86,6 +86,7 @@ class Handlers(pyfuse3.Operations):
         super().__init__()
         self.enable_acl = acl
         self.source_answers = source_answers
+        self.threads = Threads()
         self.lose = watches.fail
         self._source = passthrough.source
         self._inodes = passthrough.source.inodes
@@ -93,6 +94,7 @@ class Handlers(pyfuse3.Operations):
         self._names = passthrough.names
         self._attributes = passthrough.attributes
         self._files = passthrough.files
+        self._pace = passthrough.pace
         self._handles = passthrough.files.handles
         self._watches = watches
         self._tell = changes.tell
@@ -100,8 +102,6 @@ class Handlers(pyfuse3.Operations):
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
         self._absent = _absent(TIMEOUTS[cache]) if cache == "always" else None
-        # Each of the requests that pyfuse3 lets wait may need one: those stuck on one file must not stop the others.
-        self._threads = trio.CapacityLimiter(MOST_TASKS)
 
     # Names
 
@@ -125,35 +125,39 @@ class Handlers(pyfuse3.Operations):
             log.exception("forget failed")
             self.lose("forget", error)
 
-    @on_source
-    def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+    @in_steps
+    def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> Steps[EntryAttributes]:
         parent = self._inodes[parent_inode]
-        return self._made(self._names.make_directory(parent, name, mode, _caller(ctx), ctx.umask))
+        return self._made((yield from self._names.make_directory(parent, name, mode, _caller(ctx), ctx.umask)))
 
-    @on_source
-    def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+    @in_steps
+    def mknod(
+        self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> Steps[EntryAttributes]:
         parent = self._inodes[parent_inode]
-        return self._made(self._names.make_node(parent, name, mode, rdev, _caller(ctx), ctx.umask))
+        return self._made((yield from self._names.make_node(parent, name, mode, rdev, _caller(ctx), ctx.umask)))
 
-    @on_source
-    def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+    @in_steps
+    def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> Steps[EntryAttributes]:
         parent = self._inodes[parent_inode]
-        return self._made(self._names.make_symlink(parent, name, target, _caller(ctx), ctx.umask))
+        return self._made((yield from self._names.make_symlink(parent, name, target, _caller(ctx), ctx.umask)))
 
-    @on_source
-    def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+    @in_steps
+    def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
+    ) -> Steps[EntryAttributes]:
         parent = self._inodes[new_parent_inode]
-        return self._made(self._names.link(self._inodes[inode], parent, new_name, _caller(ctx)))
+        return self._made((yield from self._names.link(self._inodes[inode], parent, new_name, _caller(ctx))))
 
-    @on_source
-    def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
-        self._tell(self._names.remove("unlink", self._inodes[parent_inode], name, _caller(ctx)))
+    @in_steps
+    def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> Steps[None]:
+        self._tell((yield from self._names.remove("unlink", self._inodes[parent_inode], name, _caller(ctx))))
 
-    @on_source
-    def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
-        self._tell(self._names.remove("rmdir", self._inodes[parent_inode], name, _caller(ctx)))
+    @in_steps
+    def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> Steps[None]:
+        self._tell((yield from self._names.remove("rmdir", self._inodes[parent_inode], name, _caller(ctx))))
 
-    @on_source
+    @in_steps
     def rename(
         self,
         parent_inode_old: InodeT,
@@ -162,9 +166,9 @@ class Handlers(pyfuse3.Operations):
         name_new: bytes,
         flags: int,
         ctx: RequestContext,
-    ) -> None:
+    ) -> Steps[None]:
         source, target = self._inodes[parent_inode_old], self._inodes[parent_inode_new]
-        for change in self._names.rename(source, name_old, target, name_new, flags, _caller(ctx)):
+        for change in (yield from self._names.rename(source, name_old, target, name_new, flags, _caller(ctx))):
             self._tell(change)
 
     @on_source
@@ -178,10 +182,10 @@ class Handlers(pyfuse3.Operations):
         node = self._inodes[inode]
         return self._shown(node, self._source.stat(node))
 
-    @on_source
+    @in_steps
     def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
-    ) -> EntryAttributes:
+    ) -> Steps[EntryAttributes]:
         node = self._inodes[inode]
         handle = None if fh is None else self._handles.get(fh)
         wanted = Wanted(
@@ -192,7 +196,7 @@ class Handlers(pyfuse3.Operations):
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
         )
-        change, found = self._attributes.set(node, wanted, handle, Caller(ctx.pid, ctx.uid, ctx.gid))
+        change, found = yield from self._attributes.set(node, wanted, handle, Caller(ctx.pid, ctx.uid, ctx.gid))
         if change is not None:
             self._tell(change)
         return self._shown(node, found)
@@ -209,15 +213,15 @@ class Handlers(pyfuse3.Operations):
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
         return self._attributes.list_extended(self._inodes[inode], _caller(ctx))
 
-    @on_source
-    def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        change = self._attributes.set_extended(self._inodes[inode], name, value, _caller(ctx))
+    @in_steps
+    def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> Steps[None]:
+        change = yield from self._attributes.set_extended(self._inodes[inode], name, value, _caller(ctx))
         if change is not None:
             self._tell(change)
 
-    @on_source
-    def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
-        change = self._attributes.remove_extended(self._inodes[inode], name, _caller(ctx))
+    @in_steps
+    def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> Steps[None]:
+        change = yield from self._attributes.remove_extended(self._inodes[inode], name, _caller(ctx))
         if change is not None:
             self._tell(change)
 
@@ -236,18 +240,18 @@ class Handlers(pyfuse3.Operations):
 
     # Files
 
-    @on_source
+    @in_steps
     def create(
         self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
+    ) -> Steps[tuple[FileInfo, EntryAttributes]]:
         parent = self._inodes[parent_inode]
-        opened = self._files.create(parent, name, mode, flags, _caller(ctx), ctx.umask)
+        opened = yield from self._files.create(parent, name, mode, flags, _caller(ctx), ctx.umask)
         self._tell_made(opened.change)
         return _information(opened), self._remembered(opened.handle.entry.inode, opened.found)
 
-    @on_source
-    def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        opened = self._files.open(self._inodes[inode], flags, _caller(ctx))
+    @in_steps
+    def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> Steps[FileInfo]:
+        opened = yield from self._files.open(self._inodes[inode], flags, _caller(ctx))
         self._tell(opened.change)
         return _information(opened)
 
@@ -259,7 +263,7 @@ class Handlers(pyfuse3.Operations):
         if self.source_answers is None:
             data = self._files.read_cached(handle, size, off)
         if data is None:
-            data = await self._in_thread(os.pread, handle.fd, size, off)
+            data = await self.threads.run(handle.caller.uid, os.pread, handle.fd, size, off)
         if data and self._files.tells_reads:
             self._tell(handle.change("read"))
         return data
@@ -267,10 +271,10 @@ class Handlers(pyfuse3.Operations):
     @may_wait
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
-        if self.source_answers is None:
-            written = self._files.write(handle, buf, off)
+        if self.source_answers is None and not self._pace.slow:
+            written = self._pace.timed(self._files.write, handle, buf, off)
         else:
-            written = await self._in_thread(self._files.write, handle, buf, off)
+            written = await self.threads.run(handle.caller.uid, self._pace.timed, self._files.write, handle, buf, off)
         for change in self._files.wrote(handle, off, written.length):
             self._tell(change)
         return written.length if written.error is None else self._files.answer(handle, off, written)
@@ -284,7 +288,7 @@ class Handlers(pyfuse3.Operations):
         handle = self._handles[fh]
         if handle.written:
             handle.written = False
-            await self._in_thread(self._files.flush, handle)
+            await self.threads.run(handle.caller.uid, self._files.flush, handle)
 
     @at_once
     def release(self, fh: FileHandleT) -> None:
@@ -292,8 +296,7 @@ class Handlers(pyfuse3.Operations):
 
     @may_wait
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        sync = os.fdatasync if datasync else os.fsync
-        await self._in_thread(sync, self._handles[fh].fd)
+        await self._sync(os.fdatasync if datasync else os.fsync, self._handles[fh])
 
     # Directories
 
@@ -321,7 +324,7 @@ class Handlers(pyfuse3.Operations):
 
     @may_wait
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._in_thread(os.fsync, self._handles[fh].fd)
+        await self._sync(os.fsync, self._handles[fh])
 
     # Doing
 
@@ -330,10 +333,13 @@ class Handlers(pyfuse3.Operations):
         for change in self._files.close(handle):
             self._tell(change)
         # Where the source may hang this may flush, and wait for it.
-        (os.close if self.source_answers is None else close_apart)(handle.fd)
+        if self.source_answers is None:
+            os.close(handle.fd)
+        else:
+            close_apart(handle.caller.uid, handle.fd)
 
-    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
-        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._threads)
+    async def _sync(self, sync: Callable[[int], None], handle: Handle) -> None:
+        await self.threads.run(handle.caller.uid, sync, handle.fd)
 
     # Answering
 

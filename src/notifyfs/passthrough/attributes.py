@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import stat
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from notifyfs.core.rules import SETATTRS
 from notifyfs.passthrough.files import PRIVILEGED
 from notifyfs.passthrough.judgement import ACL, access_list
+from notifyfs.passthrough.pace import frees_much
 from notifyfs.passthrough.permission import JUDGED
 from notifyfs.passthrough.source import magic
 from notifyfs.system import identity, syscalls
 from notifyfs.system.callers import credentials, groups
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
 
     from notifyfs.core.changes import Change
     from notifyfs.core.inodes import Inode
     from notifyfs.passthrough.attribution import Attribution
     from notifyfs.passthrough.files import Files, Handle
     from notifyfs.passthrough.judgement import Judgement
+    from notifyfs.passthrough.pace import Steps
     from notifyfs.passthrough.permission import Permission
     from notifyfs.passthrough.source import Source
     from notifyfs.system.callers import Caller
@@ -65,7 +68,7 @@ class Attributes:
 
     def set(
         self, inode: Inode, wanted: Wanted, handle: Handle | None, caller: Caller
-    ) -> tuple[Change | None, os.stat_result]:
+    ) -> Steps[tuple[Change | None, os.stat_result]]:
         """chmod(2), chown(2), truncate(2), utimensat(2): the change, and the attributes then.
 
         *handle*: it came through this one.
@@ -75,15 +78,19 @@ class Attributes:
         before = os.fstat(fd)
         owner = wanted.uid is not None or wanted.gid is not None
         takes = owner or wanted.size is not None  # space, or privileges away
-        opened, whom = handle is not None, None
+        opened, more = handle is not None, None
         if self._permission.judges or (takes and before.st_mode & PRIVILEGED):
-            whom = self._whom(inode, fd, wanted, caller, before, takes=takes, opened=opened)
-        if whom is None:
-            self._permission.charged(caller.uid if takes else 0, _set, fd, wanted, opened=opened)
+            more = self._judged_with(inode, fd, wanted, caller, before, takes=takes, opened=opened)
+
+        def act(waits: bool) -> Callable[[int], os.stat_result]:  # noqa: FBT001 - Pace's
+            call = partial(_set, wanted, opened, waits)
+            return self._permission.ready(caller, call, more, None if takes else 0)
+
+        if wanted.size is None:
+            found = yield from self._permission.pace.do(caller.uid, act(False), fd)  # noqa: FBT003 - as above
         else:
-            with whom:
-                _set(fd, wanted, opened=opened)
-        found = os.fstat(fd)
+            much = frees_much(before, wanted.size)
+            found = yield from self._permission.pace.free(caller.uid, act, fd, much=much)
         self._judgement.changed(inode, found)
         other = wanted.mode is not None or owner or found.st_mode != before.st_mode
         operation = SETATTRS[wanted.size is not None, wanted.atime is not None, wanted.mtime is not None, other]
@@ -91,7 +98,7 @@ class Attributes:
             return None, found
         return self._attribution.changed(operation, inode, caller, handle.entry if handle else None), found
 
-    def _whom(  # noqa: PLR0913 - what is to be done, and all that says as whom
+    def _judged_with(  # noqa: PLR0913 - what is to be done, and all that says as whom
         self,
         inode: Inode,
         fd: int,
@@ -101,14 +108,14 @@ class Attributes:
         *,
         takes: bool,
         opened: bool,
-    ) -> AbstractContextManager[None] | None:
-        """As whom the source is asked, if not as one whom the kernel let pass."""
+    ) -> int | None:
+        """What the caller has beside its own capabilities where the source judges; None where the kernel has judged."""
         permission = self._permission
         privileged = before.st_mode & PRIVILEGED
         judged = not opened and not (privileged and self._clears_for_a_writer(inode, wanted, before))
         if judged and permission.in_doubt(inode, fd, caller, before):
-            return permission.as_caller(caller)
-        return permission.as_caller(caller, JUDGED) if takes and privileged and not permission.ours else None
+            return 0
+        return JUDGED if takes and privileged and not permission.ours else None
 
     def _clears_for_a_writer(self, inode: Inode, wanted: Wanted, before: os.stat_result) -> bool:
         """Whether nothing is asked but to clear setuid and setgid: so the kernel does by itself for whoever writes."""
@@ -140,27 +147,29 @@ class Attributes:
         who = credentials(caller.thread) if len(visible) < len(names) else None
         return names if who is not None and who.capabilities & identity.CAP_SYS_ADMIN else visible
 
-    def set_extended(self, inode: Inode, name: bytes, value: bytes, caller: Caller) -> Change | None:
+    def set_extended(self, inode: Inode, name: bytes, value: bytes, caller: Caller) -> Steps[Change | None]:
         """setxattr(2)."""
         fd = self._source.fd(inode)
-        self._permission.do(self._in_doubt(inode, fd, name, caller), caller, os.setxattr, magic(fd), name, value)
+        doubt = self._in_doubt(inode, fd, name, caller)
+        yield from self._permission.do(doubt, caller, lambda fd: os.setxattr(magic(fd), name, value), fd)
         if name == ACL:
-            _strip_setgid(fd, caller)
-        return self._changed(inode, fd, name, caller)
+            _strip_setgid(self._source.fd(inode), caller)
+        return self._changed(inode, name, caller)
 
-    def remove_extended(self, inode: Inode, name: bytes, caller: Caller) -> Change | None:
+    def remove_extended(self, inode: Inode, name: bytes, caller: Caller) -> Steps[Change | None]:
         """removexattr(2)."""
         fd = self._source.fd(inode)
-        self._permission.do(self._in_doubt(inode, fd, name, caller), caller, os.removexattr, magic(fd), name)
-        return self._changed(inode, fd, name, caller)
+        doubt = self._in_doubt(inode, fd, name, caller)
+        yield from self._permission.do(doubt, caller, lambda fd: os.removexattr(magic(fd), name), fd)
+        return self._changed(inode, name, caller)
 
     def _in_doubt(self, inode: Inode, fd: int, name: bytes, caller: Caller) -> bool:
         # The others are for capabilities to judge; and the kernel itself removes security.capability for who writes.
         return name.startswith((b"user.", b"system.")) and self._permission.in_doubt(inode, fd, caller)
 
-    def _changed(self, inode: Inode, fd: int, name: bytes, caller: Caller) -> Change | None:
+    def _changed(self, inode: Inode, name: bytes, caller: Caller) -> Change | None:
         if name == ACL:
-            self._judgement.changed(inode, os.fstat(fd))
+            self._judgement.changed(inode, self._source.stat(inode))
         return self._attribution.changed("attributes", inode, caller)
 
 
@@ -173,15 +182,17 @@ def _strip_setgid(fd: int, caller: Caller) -> None:
         os.chmod(magic(fd), stat.S_IMODE(found.st_mode) & ~stat.S_ISGID)
 
 
-def _set(fd: int, wanted: Wanted, *, opened: bool) -> None:
-    """Change what is *wanted*. *opened*: *fd* is more than an ``O_PATH`` one."""
+def _set(wanted: Wanted, opened: bool, waits: bool, fd: int) -> os.stat_result:  # noqa: FBT001 - each request pays for words
+    """Change what is *wanted*: the attributes then. *opened*: *fd* is not an ``O_PATH`` one. *waits*: for a lease."""
     path = magic(fd)
     mode, uid, gid, size, atime, mtime = wanted
     if size is not None:
         if opened:
             os.ftruncate(fd, size)
-        else:
+        elif waits:
             os.truncate(path, size)
+        else:
+            _truncate_at_once(path, size)
     if uid is not None or gid is not None:
         os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
     elif mode is not None and size is None:
@@ -195,3 +206,13 @@ def _set(fd: int, wanted: Wanted, *, opened: bool) -> None:
             if any(ns is not None and not 0 <= time.time_ns() - ns < _MOMENT for ns in (atime, mtime)):
                 raise
             syscalls.utimensat(path, atime, mtime, now=True)
+    return os.fstat(fd)
+
+
+def _truncate_at_once(path: bytes, size: int) -> None:
+    # truncate(2) would wait for who has a lease on the file (fcntl(2), F_SETLEASE).
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)

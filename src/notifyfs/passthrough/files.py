@@ -1,7 +1,7 @@
 """Open files: opened, read, written, closed. Each function does it in the source, and says what was done.
 
-What may take long is a function of its own, which touches nothing but the descriptor, so that a
-thread can call it.
+What may take long is a step (``pace``), or a function of its own which touches nothing but the
+descriptor, so that a thread can call it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import logging
 import mmap
 import os
 import stat
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
 from notifyfs.core.changes import Change
+from notifyfs.passthrough.pace import frees_much
 from notifyfs.passthrough.permission import DROPPED_FLAGS, JUDGED
 from notifyfs.passthrough.source import magic
 from notifyfs.protocol.flags import ACCESS
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from notifyfs.core.inodes import Entry, Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attribution import Attribution
+    from notifyfs.passthrough.pace import Steps
     from notifyfs.passthrough.permission import Permission
     from notifyfs.passthrough.source import Source
     from notifyfs.system.callers import Caller
@@ -93,7 +97,8 @@ class Files:
 
     *forget* makes the kernel ask for the attributes of the node with this number before it uses them again.
     *access* says whether reads are told: "cached" as far as the kernel asks for them, "exact" each, "off" none.
-    *caches*: the kernel may keep pages from one open to the next.
+    *caches*: the kernel may keep pages from one open to the next. *most*: how many may be open at once; when
+    a user has as many as there is room left, the rest is for others.
     """
 
     def __init__(  # noqa: PLR0913 - each is a capability, or an option, of its own
@@ -107,6 +112,7 @@ class Files:
         access: Literal["cached", "exact", "off"] = "cached",
         caches: bool = True,
         noatime: bool = False,
+        most: int = 1 << 20,
     ) -> None:
         self.handles: dict[int, Handle] = {}
         self.tells_reads = access != "off"
@@ -120,20 +126,28 @@ class Files:
         self._exact = access == "exact"
         self._caches = caches
         self._reading = os.O_NOATIME if noatime else 0
+        self._most = most
+        self._held: Counter[int] = Counter()  # handles of each user
         self._buffer = memoryview(bytearray(_READ))
         self._probe = bytearray(1)
 
     # Opening
 
+    def _check_room(self, caller: Caller) -> None:
+        """ENFILE where the caller's user has its share of all that can be open; root has whatever there is."""
+        if caller.uid and self._held[caller.uid] >= self._most - len(self.handles):
+            raise OSError(errno.ENFILE, "too many open files of this user")
+
     def create(  # noqa: PLR0913, PLR0917 - open(2)'s arguments, and whose they are
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller, umask: int
-    ) -> Opened:
+    ) -> Steps[Opened]:
         """open(2) of a file that does not exist yet, with O_CREAT."""
+        self._check_room(caller)
         into = self._source.fd(parent)
         how = flags & ~DROPPED_FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with self._permission.making(caller, umask, in_doubt=self._permission.in_doubt(parent, into, caller)):
-                fd = os.open(name, how, mode & 0o7777, dir_fd=into)
+            doubt, call = self._permission.in_doubt(parent, into, caller), partial(_create, name, how, mode & 0o7777)
+            fd = yield from self._permission.make(doubt, caller, umask, call, into)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
@@ -145,14 +159,30 @@ class Files:
         entry = self._source.enter(parent, name, found)
         return self._opened("create", fd, entry, flags, caller, found)
 
-    def open(self, inode: Inode, flags: int, caller: Caller) -> Opened:
+    def open(self, inode: Inode, flags: int, caller: Caller) -> Steps[Opened]:
         """open(2) of *inode*, with O_TRUNC where *flags* has it."""
+        self._check_room(caller)
         entry = self._attribution.opened(inode, caller)
-        kept = flags & ~DROPPED_FLAGS
-        if kept & os.O_ACCMODE == os.O_ACCMODE:
-            kept &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
+        how = flags & ~DROPPED_FLAGS | self._reading
+        if how & os.O_ACCMODE == os.O_ACCMODE:
+            how &= ~os.O_ACCMODE  # mode 3: neither reading nor writing, for ioctl only (open(2))
+        try:
+            # On a file O_NONBLOCK means nothing but this.
+            fd = self._source.open(inode, how | os.O_NONBLOCK)
+        except BlockingIOError:  # somebody has a lease on it, and a time to give it back (fcntl(2), F_SETLEASE)
+            self._inodes.use(entry)  # as the caller does: should it be removed meanwhile, it dies after that
+            try:
+                call = partial(_open, how | os.O_CLOEXEC)
+                fd = yield from self._permission.pace.apart(caller.uid, call, self._source.fd(inode))
+                return (yield from self._finish(fd, entry, flags, caller))
+            finally:
+                self._inodes.drop(entry)  # who dies of that, FORGET says: the kernel has them yet
+        return (yield from self._finish(fd, entry, flags, caller))
+
+    def _finish(self, fd: int, entry: Entry, flags: int, caller: Caller) -> Steps[Opened]:
+        """*fd* is open: the rest of ``open``."""
         operation: Operation = "open"
-        fd = self._source.open(inode, kept | self._reading)
+        inode = entry.inode
         try:
             found = os.fstat(fd)
             if not found.st_nlink and entry.live:
@@ -160,7 +190,8 @@ class Files:
             if self._permission.in_doubt(inode, fd, caller, found):
                 self._permission.check_may_open(fd, flags, caller)
             if flags & os.O_TRUNC:
-                before, found = found, self._truncate(fd, found, caller)
+                before = found
+                found = yield from self._truncate(fd, before, caller)
                 operation = "open and truncate"
                 inode.told_size(0)
                 if found.st_mode != before.st_mode:
@@ -173,6 +204,7 @@ class Files:
 
     def open_directory(self, inode: Inode, caller: Caller) -> tuple[Handle, Change]:
         """open(2) of a directory."""
+        self._check_room(caller)
         fd = self._source.fd(inode)
         how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         if self._permission.in_doubt(inode, fd, caller):
@@ -204,6 +236,7 @@ class Files:
             caller.look()  # it may be gone when it reads and writes: others can hold its descriptor
         self._inodes.use(entry)
         self._source.lend(entry.inode, fd)
+        self._held[caller.uid] += 1
         handle = self.handles[fd] = Handle(fd, entry, caller)
         return handle
 
@@ -212,16 +245,17 @@ class Files:
         if self._source.look(entry.parent, entry.name)[0] is not entry:
             raise OSError(errno.ESTALE, "replaced behind the mount", entry.name)
 
-    def _truncate(self, fd: int, found: os.stat_result, caller: Caller) -> os.stat_result:
+    def _truncate(self, fd: int, found: os.stat_result, caller: Caller) -> Steps[os.stat_result]:
         """Truncate for an open with O_TRUNC; the attributes then, in which setuid or setgid may be gone."""
         # Not with O_TRUNC in open(2): the name might lead to another file by now, and that would
         # be empty before it could be checked. By the magic link, because O_RDONLY|O_TRUNC is legal.
-        if found.st_mode & PRIVILEGED and not self._permission.ours:
-            with self._permission.as_caller(caller, JUDGED):
-                _empty(fd)
-        else:
-            _empty(fd)
-        return os.fstat(fd)
+        more = JUDGED if found.st_mode & PRIVILEGED and not self._permission.ours else None
+
+        def act(waits: bool) -> Callable[[int], os.stat_result]:  # noqa: FBT001 - Pace's
+            call = partial(_empty, waits=waits)
+            return call if more is None else self._permission.ready(caller, call, more)
+
+        return self._permission.pace.free(caller.uid, act, fd, much=frees_much(found))
 
     # Reading and writing
 
@@ -309,8 +343,11 @@ class Files:
 
     def close(self, handle: Handle) -> list[Change]:
         """The last close; the descriptor is the caller's to close, after it was told."""
-        entry = handle.entry
+        entry, user = handle.entry, handle.caller.uid
         del self.handles[handle.fd]
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
         self._source.take_back(entry.inode, handle.fd)
         changes = [handle.change("close after writing" if handle.writable else "close")]
         for inode in self._inodes.drop(entry):
@@ -318,9 +355,18 @@ class Files:
         return changes
 
 
-def _empty(fd: int) -> None:
+def _create(name: bytes, flags: int, mode: int, parent: int) -> int:
+    return os.open(name, flags, mode, dir_fd=parent)
+
+
+def _open(flags: int, fd: int) -> int:
+    return os.open(magic(fd), flags)
+
+
+def _empty(fd: int, *, waits: bool) -> os.stat_result:
     # Not truncate(2): that leaves the modification time of an empty file on tmpfs, O_TRUNC does not (Linux 6.18).
-    os.close(os.open(magic(fd), os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC))
+    os.close(_open(os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK), fd))
+    return os.fstat(fd)
 
 
 def _is_at_end(handle: Handle, offset: int) -> bool:

@@ -1,10 +1,11 @@
-"""Names: found, made, removed, moved. Each function does it in the source, and says what was done."""
+"""Names: found, made, removed, moved. Each function does it in the source, in steps, and says what was done."""
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from notifyfs.core.changes import Change, Rename
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from notifyfs.core.changes import Operation
     from notifyfs.core.inodes import Entry, Inode
     from notifyfs.passthrough.attribution import Attribution
+    from notifyfs.passthrough.pace import Steps
     from notifyfs.passthrough.permission import Permission
     from notifyfs.passthrough.source import Source
     from notifyfs.system.callers import Caller
@@ -48,25 +50,28 @@ class Names:
     def read_link(self, inode: Inode, caller: Caller) -> bytes:
         """What a symbolic link says."""
         fd = self._source.fd(inode)
-        return self._permission.do(self._permission.in_doubt(inode, fd, caller), caller, os.readlink, b"", dir_fd=fd)
+        if self._permission.in_doubt(inode, fd, caller):
+            with self._permission.as_caller(caller):
+                return os.readlink(b"", dir_fd=fd)
+        return os.readlink(b"", dir_fd=fd)
 
     # Making
 
-    def make_directory(self, parent: Inode, name: bytes, mode: int, caller: Caller, umask: int) -> Made:
+    def make_directory(self, parent: Inode, name: bytes, mode: int, caller: Caller, umask: int) -> Steps[Made]:
         """mkdir(2)."""
         return self._make(parent, name, caller, umask, lambda fd: os.mkdir(name, mode & 0o7777, dir_fd=fd))
 
     def make_node(  # noqa: PLR0913, PLR0917 - mknod(2)'s arguments, and whose they are
         self, parent: Inode, name: bytes, mode: int, device: int, caller: Caller, umask: int
-    ) -> Made:
+    ) -> Steps[Made]:
         """mknod(2)."""
         return self._make(parent, name, caller, umask, lambda fd: os.mknod(name, mode, device, dir_fd=fd))
 
-    def make_symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller, umask: int) -> Made:
+    def make_symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller, umask: int) -> Steps[Made]:
         """symlink(2)."""
         return self._make(parent, name, caller, umask, lambda fd: os.symlink(target, name, dir_fd=fd))
 
-    def link(self, inode: Inode, parent: Inode, name: bytes, caller: Caller) -> Made:
+    def link(self, inode: Inode, parent: Inode, name: bytes, caller: Caller) -> Steps[Made]:
         """link(2): give *inode* another name."""
         permission = self._permission
         self._attribution.moved_on(caller.thread)
@@ -74,7 +79,7 @@ class Names:
             into = self._source.fd(parent)
             doubt = permission.in_doubt(inode, fd, caller) | permission.in_doubt(parent, into, caller)
             try:
-                permission.do(doubt, caller, os.link, magic(fd), name, dst_dir_fd=into, follow_symlinks=True)
+                yield from permission.do(doubt, caller, partial(_link, name), fd, into)
             except FileNotFoundError:
                 if inode.entry.live and not os.fstat(fd).st_nlink:
                     self._inodes.vanish(inode.entry.parent, inode.entry.name)
@@ -84,10 +89,9 @@ class Names:
             self._attribution.linked(inode)
         return self._made("link", parent, name, caller)
 
-    def _make(self, parent: Inode, name: bytes, caller: Caller, umask: int, call: Callable[[int], None]) -> Made:
+    def _make(self, parent: Inode, name: bytes, caller: Caller, umask: int, call: Callable[[int], None]) -> Steps[Made]:
         fd = self._source.fd(parent)
-        with self._permission.making(caller, umask, in_doubt=self._permission.in_doubt(parent, fd, caller)):
-            call(fd)
+        yield from self._permission.make(self._permission.in_doubt(parent, fd, caller), caller, umask, call, fd)
         return self._made("make", parent, name, caller)
 
     def _made(self, operation: Operation, parent: Inode, name: bytes, caller: Caller) -> Made:
@@ -98,14 +102,17 @@ class Names:
 
     # Removing
 
-    def remove(self, operation: Literal["unlink", "rmdir"], parent: Inode, name: bytes, caller: Caller) -> Change:
+    def remove(
+        self, operation: Literal["unlink", "rmdir"], parent: Inode, name: bytes, caller: Caller
+    ) -> Steps[Change]:
         """unlink(2), rmdir(2)."""
         self._attribution.moved_on(caller.thread)
         doubt = self._permission.in_doubt(parent, self._source.fd(parent), caller)
         entry, fd, links, unsure = self._hold_known(parent, name, caller)
         try:
-            call = os.unlink if operation == "unlink" else os.rmdir
-            self._permission.do(doubt | unsure, caller, call, name, dir_fd=self._source.fd(parent))
+            call = partial(_unlink if operation == "unlink" else _rmdir, name)
+            with self._source.lending(entry.inode, fd):
+                yield from self._permission.do(doubt | unsure, caller, call, self._source.fd(parent))
             dies = self._inodes.remove(entry, _links_left(fd, links))
         except BaseException:
             os.close(fd)
@@ -126,7 +133,7 @@ class Names:
 
     def rename(  # noqa: PLR0913, PLR0917 - renameat2(2)'s arguments, and whose they are
         self, source: Inode, old: bytes, target: Inode, new: bytes, flags: int, caller: Caller
-    ) -> list[Change]:
+    ) -> Steps[list[Change]]:
         """renameat2(2): one change; of an exchange, two."""
         permission = self._permission
         self._attribution.moved_on(caller.thread)
@@ -135,15 +142,17 @@ class Names:
         subject, unsure = self._check_known(source, old, caller)
         self._inodes.check_move(subject, target)
         move = _Move(source, old, target, new, flags, caller)
-        if flags & syscalls.RENAME_EXCHANGE:
-            return self._exchange(move, subject, doubt=doubt | unsure)
-        return [self._replace(move, subject, doubt=doubt | unsure)]
+        with self._source.held(subject.inode):
+            if flags & syscalls.RENAME_EXCHANGE:
+                return (yield from self._exchange(move, subject, doubt=doubt | unsure))
+            return [(yield from self._replace(move, subject, doubt=doubt | unsure))]
 
-    def _exchange(self, move: _Move, subject: Entry, *, doubt: bool) -> list[Change]:
+    def _exchange(self, move: _Move, subject: Entry, *, doubt: bool) -> Steps[list[Change]]:
         source, target = move.source, move.target
         other, unsure = self._check_known(target, move.new, move.caller)
         self._inodes.check_move(other, source)
-        self._move(move, doubt=doubt | unsure)
+        with self._source.held(other.inode):
+            yield from self._move(move, doubt=doubt | unsure)
         self._inodes.exchange(subject, other)
         self._attribution.moved(subject)
         self._attribution.moved(other)
@@ -152,14 +161,15 @@ class Names:
             move.change(other, Rename(target, move.new)),
         ]
 
-    def _replace(self, move: _Move, subject: Entry, *, doubt: bool) -> Change:
+    def _replace(self, move: _Move, subject: Entry, *, doubt: bool) -> Steps[Change]:
         victim, fd, links = None, -1, 0
         if not move.flags & syscalls.RENAME_NOREPLACE:
             with suppress(FileNotFoundError):
                 victim, fd, links, unsure = self._hold_known(move.target, move.new, move.caller)
                 doubt |= unsure
         try:
-            self._move(move, doubt=doubt)
+            with nullcontext() if victim is None else self._source.lending(victim.inode, fd):
+                yield from self._move(move, doubt=doubt)
             dies = victim is not None and self._inodes.remove(victim, _links_left(fd, links))
         except BaseException:
             if victim is not None:
@@ -172,17 +182,13 @@ class Names:
             self._keep_removed(victim.inode, fd)
         return move.change(subject, Rename(move.source, move.old, victim.inode if victim else None, victim_dies=dies))
 
-    def _move(self, move: _Move, *, doubt: bool) -> None:
-        old, new, flags, caller = move.old, move.new, move.flags, move.caller
+    def _move(self, move: _Move, *, doubt: bool) -> Steps[None]:
         with self._source.borrowed(move.source) as fd:
-            into = self._source.fd(move.target)
-            if not flags:
-                self._permission.do(doubt, caller, os.rename, old, new, src_dir_fd=fd, dst_dir_fd=into)
-            elif flags & syscalls.RENAME_WHITEOUT:
-                with self._permission.making(caller, 0, in_doubt=doubt):
-                    syscalls.renameat2(fd, old, into, new, flags)
+            into, call = self._source.fd(move.target), partial(_rename, move.old, move.new, move.flags)
+            if move.flags & syscalls.RENAME_WHITEOUT:
+                yield from self._permission.make(doubt, move.caller, 0, call, fd, into)
             else:
-                self._permission.do(doubt, caller, syscalls.renameat2, fd, old, into, new, flags)
+                yield from self._permission.do(doubt, move.caller, call, fd, into)
 
     # What the kernel knows
 
@@ -228,6 +234,25 @@ class _Move(NamedTuple):
         """It was done to *entry*."""
         locked = (self.source.number, self.old), (self.target.number, self.new)
         return Change("rename", entry, self.caller, rename, locked=locked)
+
+
+def _link(name: bytes, fd: int, into: int) -> None:
+    os.link(magic(fd), name, dst_dir_fd=into, follow_symlinks=True)
+
+
+def _unlink(name: bytes, parent: int) -> None:
+    os.unlink(name, dir_fd=parent)
+
+
+def _rmdir(name: bytes, parent: int) -> None:
+    os.rmdir(name, dir_fd=parent)
+
+
+def _rename(old: bytes, new: bytes, flags: int, fd: int, into: int) -> None:
+    if flags:
+        syscalls.renameat2(fd, old, into, new, flags)
+    else:
+        os.rename(old, new, src_dir_fd=fd, dst_dir_fd=into)
 
 
 def _links_left(fd: int, before: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.passthrough.source import magic
 from notifyfs.system import identity, syscalls
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from notifyfs.core.inodes import Inode
     from notifyfs.passthrough.judgement import Judgement
+    from notifyfs.passthrough.pace import Pace, Steps
     from notifyfs.passthrough.source import Source
     from notifyfs.system.callers import Caller
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 JUDGED: Final = identity.CAP_CHOWN | identity.CAP_DAC_OVERRIDE | identity.CAP_FOWNER
@@ -41,13 +42,14 @@ class Permission:
     *judges*: others than the daemon's user may enter the mount, and are not let do everything by the source.
     """
 
-    def __init__(self, source: Source, judgement: Judgement, *, judges: bool) -> None:
+    def __init__(self, source: Source, judgement: Judgement, pace: Pace, *, judges: bool) -> None:
         self._source = source
         self._judgement = judgement
         self.judges = judges
         self.ours = bool(os.geteuid())
         """The daemon is not root: whatever is done is done as its own user."""
         self.charged = identity.uncharged if self.ours else identity.charged
+        self.pace = pace
 
     def in_doubt(  # noqa: PLR0913 - of what, by whom, and what is known already
         self,
@@ -101,17 +103,30 @@ class Permission:
         with self.as_caller(caller):
             if flags & FMODE_EXEC and not syscalls.may_search(fd):
                 raise OSError(errno.EACCES, "no execute permission")
-            if not flags & FMODE_EXEC:
-                os.close(os.open(magic(fd), flags & ~DROPPED_FLAGS | os.O_NONBLOCK | os.O_CLOEXEC))
-            if flags & os.O_TRUNC:
-                os.close(os.open(magic(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            with suppress(BlockingIOError):  # a lease: that comes after the judgement
+                if not flags & FMODE_EXEC:
+                    os.close(os.open(magic(fd), flags & ~DROPPED_FLAGS | os.O_NONBLOCK | os.O_CLOEXEC))
+                if flags & os.O_TRUNC:
+                    os.close(os.open(magic(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
-    def do(self, doubt: bool, caller: Caller, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: FBT001 - keywords are the call's
-        """Call it as one whom the kernel let pass, and who pays for the space; in *doubt* the source judges."""
-        if not doubt:
-            return self.charged(caller.uid, call, *args, **kwargs)
-        with self.as_caller(caller):
-            return call(*args, **kwargs)
+    def do(self, doubt: bool, caller: Caller, call: Callable[..., T], *fds: int) -> Steps[T]:  # noqa: FBT001 - one of two ways
+        """Call it with *fds*, as one whom the kernel let pass, and who pays for space; in *doubt* the source judges."""
+        return self.pace.do(caller.uid, self.ready(caller, call, 0 if doubt else None), *fds)
+
+    def ready(
+        self, caller: Caller, call: Callable[..., T], more: int | None, payer: int | None = None
+    ) -> Callable[..., T]:
+        """*call*, once, as one whom the kernel let pass; as the caller, with *more* capabilities, where that is given.
+
+        *payer* pays for the space, if it is not the caller.
+        """
+        if more is None:
+            return partial(self.charged, caller.uid if payer is None else payer, call)
+        return partial(_within, self.as_caller(caller, more), call)
+
+    def make(self, doubt: bool, caller: Caller, umask: int, call: Callable[..., T], *fds: int) -> Steps[T]:  # noqa: FBT001 - as ``do``
+        """Call it with *fds*: what it creates belongs to the caller, and has the caller's *umask*."""
+        return self.pace.do(caller.uid, partial(_within, self._making(caller, umask, in_doubt=doubt), call), *fds)
 
     def as_caller(self, caller: Caller, more: int = 0) -> AbstractContextManager[None]:
         """In here the source judges the caller, who has *more* capabilities."""
@@ -119,7 +134,7 @@ class Permission:
         return identity.acting_as(caller.uid, caller.gid, who.groups, who.capabilities | more)
 
     @contextmanager
-    def making(self, caller: Caller, umask: int, *, in_doubt: bool) -> Iterator[None]:
+    def _making(self, caller: Caller, umask: int, *, in_doubt: bool) -> Iterator[None]:
         """What is created in here belongs to the caller, and has the caller's *umask*. *in_doubt*: see ``in_doubt``."""
         # Mounted with MS_POSIXACL the kernel leaves the umask to us, because a default ACL
         # replaces it; else it has applied it, and applying it again changes nothing.
@@ -144,3 +159,8 @@ class Permission:
             return not self._judgement.forgot
         with self.as_caller(caller):
             return syscalls.may_search(fd)
+
+
+def _within(whom: AbstractContextManager[None], call: Callable[..., T], *fds: int) -> T:
+    with whom:
+        return call(*fds)

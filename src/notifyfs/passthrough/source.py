@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.core.inodes import Inodes
+from notifyfs.passthrough.pace import frees_much
 from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MANY_BLOCKS: Final = 2048  # 1 MiB; freeing 16 of them takes ext4 4 ms, 2,048 take 380 ms (Linux 6.18)
+_SWEEP: Final = 0.001
+"""Seconds that a sweep may take; what is left then is left to a thread."""
 O_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -64,8 +67,16 @@ class Source:
     def sweep(self) -> None:
         """Free what was removed; better when nobody is waiting, for it takes ext4 some 0.1 ms each (Linux 6.18)."""
         removed, self._removed = self._removed, []
+        until = perf_counter() + _SWEEP
+        left: defaultdict[int, list[int]] = defaultdict(list)
         for fd in removed:
-            (close_apart if _takes_long(fd) else os.close)(fd)
+            owner, much = _freed_by(fd)
+            if much or perf_counter() > until:
+                left[owner].append(fd)
+            else:
+                os.close(fd)
+        for owner, fds in left.items():
+            close_apart(owner, *fds)
 
     def fd(self, inode: Inode) -> int:
         """An ``O_PATH`` descriptor of *inode*, good until the next call that may open another."""
@@ -151,6 +162,21 @@ class Source:
         if not lent:
             del self._lent[inode]
 
+    @contextmanager
+    def lending(self, inode: Inode, fd: int) -> Iterator[None]:
+        """``lend`` until the end: in here its name may be another in the source than in the table."""
+        self.lend(inode, fd)
+        try:
+            yield
+        finally:
+            self.take_back(inode, fd)
+
+    @contextmanager
+    def held(self, inode: Inode) -> Iterator[None]:
+        """``lending`` a descriptor of its own."""
+        with self.borrowed(inode) as fd, self.lending(inode, fd):
+            yield
+
     def _known(self, inode: Inode) -> int | None:
         fd = self._kept.get(inode)
         if fd is not None:
@@ -230,11 +256,13 @@ class Source:
         return found
 
 
-def _takes_long(fd: int) -> bool:
+def _freed_by(fd: int) -> tuple[int, bool]:
+    """Whose file it is that closing *fd* frees, and whether that may take long."""
     try:
-        return os.fstat(fd).st_blocks > _MANY_BLOCKS
+        found = os.fstat(fd)
     except OSError:
-        return True  # its file system is gone, or its server: to close it may take as long as it likes
+        return -1, True  # its file system is gone, or its server: to close it may take as long as it likes
+    return found.st_uid, frees_much(found)
 
 
 def magic(fd: int) -> bytes:

@@ -58,4 +58,4 @@ def close_safely(fd: int, user: int) -> None:
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         os.close(fd)
     else:
-        close_apart(fd, user)
+        close_apart(user, fd)

@@ -37,6 +37,7 @@ _FSCONFIG_SET_STRING: Final = 1
 _FSCONFIG_CMD_CREATE: Final = 6
 _CLOEXEC: Final = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _MOUNT_ATTR_NOSUID_NODEV_NOEXEC: Final = 2 | 4 | 8
+_CLONE_FS: Final = 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -151,3 +152,8 @@ def peer_groups(fd: int) -> tuple[int, ...]:
 def prctl(option: int, argument: int | bytes) -> None:
     """prctl(2) with one argument: of the calling thread."""
     _check(_libc.prctl(option, argument, 0, 0, 0))
+
+
+def unshare_umask() -> None:
+    """unshare(2), CLONE_FS: the calling thread has a umask, and a working directory, of its own from now on."""
+    _check(_libc.unshare(_CLONE_FS))
