@@ -34,6 +34,10 @@ FMODE_EXEC: Final = 0x20
 DROPPED_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_DIRECT | FMODE_EXEC
 
 _FRESH: Final = 0.002  # seconds for which the directories above are taken to be as they were found
+_STEPS: Final = 32
+"""Directories above that one operation looks at (3 us each): nobody works so deep that others have to wait for it."""
+_MOST_AFAR: Final = 1024
+"""Directories of which it is remembered how far up was looked."""
 
 
 class Permission:
@@ -50,6 +54,7 @@ class Permission:
         """The daemon is not root: whatever is done is done as its own user."""
         self.charged = identity.uncharged if self.ours else identity.charged
         self.pace = pace
+        self._afar: dict[Inode, Inode] = {}
 
     def in_doubt(  # noqa: PLR0913 - of what, by whom, and what is known already
         self,
@@ -86,7 +91,10 @@ class Permission:
         now, lowest, root = time.monotonic(), place, self._source.inodes.root
         if now - lowest.walked < _FRESH:
             return
-        while place is not root:
+        place = self._afar.pop(lowest, lowest)
+        for _ in range(_STEPS):
+            if place is root:
+                break
             place = place.entry.parent
             try:
                 fd = self._source.fd(place)
@@ -96,7 +104,19 @@ class Permission:
                 if lowest.in_use and holds(caller.thread, lowest.number):
                     return  # by its own descriptor, for which nobody walks
                 raise OSError(refusal, "changed behind the mount", str(place.number))
-        lowest.walked = now
+            if now - place.walked < _FRESH:
+                lowest.walked = place.walked
+                return
+        if place is root:
+            lowest.walked = now
+        else:
+            self._go_on_later(lowest, place)
+
+    def _go_on_later(self, lowest: Inode, place: Inode) -> None:
+        """The way to *lowest* was looked at up to *place*: the rest is for the operations to come."""
+        self._afar[lowest] = place
+        if len(self._afar) > _MOST_AFAR:
+            del self._afar[next(iter(self._afar))]
 
     def check_may_open(self, fd: int, flags: int, caller: Caller) -> None:
         """Raise what open(2) with these flags says to the caller of the file that *fd* refers to."""
