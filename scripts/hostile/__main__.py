@@ -121,14 +121,20 @@ def say(line: str) -> None:
 WORK = {"clients": (clients, 1_000_000), "parsers": (parsers, 1_000_000), "chains": (chains, 20), "crowd": (crowd, 1)}
 """What there is to do, and how often by default."""
 
+NEIGHBOURS = "neighbours What one user does, and how long another waits meanwhile: has options of its own (--help)."
+
 
 def main() -> int:
     """Do one thing for long; print what was seen."""
+    if sys.argv[1:2] == ["neighbours"]:
+        from scripts.hostile import neighbours  # noqa: PLC0415 - as above
+
+        return neighbours.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="hostile",
         description="What clients that mean no good, and many at once, do to a daemon. All but parsers need root.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"{name:8} {work.__doc__}" for name, (work, _) in WORK.items()),
+        epilog="\n".join([*(f"{name:10} {work.__doc__}" for name, (work, _) in WORK.items()), NEIGHBOURS]),
     )
     parser.add_argument("work", nargs="?", choices=WORK, default="clients", help="see below (default: clients)")
     parser.add_argument("--runs", type=int, help="inputs of clients and of each parser (1000000), trees of chains (20)")
