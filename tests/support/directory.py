@@ -12,6 +12,7 @@ from notifyfs.passthrough.attributes import Attributes
 from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement
+from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
@@ -43,6 +44,7 @@ class Directory:
         )
         self.names = Names(self.source, permission, attribution)
         self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append)
+        self.listings = Listings(self.source)
         self.attributes = Attributes(self.source, permission, judgement, attribution, self.files)
         self.caller = Caller(os.getpid(), os.geteuid(), os.getegid())
 

@@ -32,6 +32,7 @@ from notifyfs.passthrough.attributes import Attributes
 from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement, access_list
+from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
@@ -159,6 +160,7 @@ class KernelSide:
             cache=options.cache,
             acl=root,
             source_answers=self.source_answers,
+            turn=self.readiness.turn,
         )
 
     def held(self) -> dict[str, int]:
@@ -196,6 +198,7 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
         names=Names(source, permission, attribution),
         attributes=Attributes(source, permission, judgement, attribution, files),
         files=files,
+        listings=Listings(source),
     )
 
 

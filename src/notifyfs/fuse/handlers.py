@@ -19,7 +19,7 @@ from pyfuse3 import EntryAttributes, FileInfo
 from notifyfs.core.changes import Change
 from notifyfs.fuse.answers import at_once, may_wait, on_source
 from notifyfs.passthrough.attributes import Wanted
-from notifyfs.passthrough.listing import OWN, listing
+from notifyfs.passthrough.listing import OWN
 from notifyfs.system.callers import Caller
 from notifyfs.system.closing import close_apart
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from notifyfs.passthrough.attributes import Attributes
     from notifyfs.passthrough.files import Files, Opened
     from notifyfs.passthrough.judgement import Judgement
+    from notifyfs.passthrough.listing import Listings
     from notifyfs.passthrough.names import Made, Names
     from notifyfs.passthrough.source import Source
 
@@ -61,12 +62,14 @@ class Passthrough:
     names: Names
     attributes: Attributes
     files: Files
+    listings: Listings
 
 
 class Handlers(pyfuse3.Operations):
     """What pyfuse3 calls for each request.
 
     *socket* is what the ``notifyfs.socket`` attribute says. *source_answers*: see ``answers.Answering``.
+    *turn* begins one, and gives what says when it is over: so long a listing's answer may take.
     """
 
     supports_dot_lookup = False
@@ -82,6 +85,7 @@ class Handlers(pyfuse3.Operations):
         cache: Literal["auto", "always", "never"] = "auto",
         acl: bool = False,
         source_answers: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Callable[[], bool]] = lambda: lambda: False,
     ) -> None:
         super().__init__()
         self.enable_acl = acl
@@ -94,6 +98,8 @@ class Handlers(pyfuse3.Operations):
         self._attributes = passthrough.attributes
         self._files = passthrough.files
         self._handles = passthrough.files.handles
+        self._listings = passthrough.listings
+        self._turn = turn
         self._watches = watches
         self._tell = changes.tell
         self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
@@ -308,7 +314,7 @@ class Handlers(pyfuse3.Operations):
         handle = self._handles[fh]
         if self._files.tells_reads:  # also of a listing that fails (Linux 6.18)
             self._tell(handle.change("read"))
-        for name, inode, found, following in listing(self._source, handle, start_id):
+        for name, inode, found, following in self._listings.names(handle, start_id, self._turn()):
             if not pyfuse3.readdir_reply(token, name, self._shown(inode, found), following):
                 self._inodes.reap(inode)
                 break
@@ -317,6 +323,7 @@ class Handlers(pyfuse3.Operations):
 
     @at_once
     def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.end(self._handles[fh])
         self._close(fh)
 
     @may_wait
