@@ -20,6 +20,7 @@ from tests.support.directory import Directory, brief, directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from notifyfs.core.inodes import Inode
     from notifyfs.passthrough.files import Handle
 
 MANY = 3 * BUFFER // 2 // 24  # more than one buffer holds, whatever their names
@@ -50,7 +51,11 @@ def listed(place: Directory, handle: Handle, start: int = 0, count: int | None =
     """Names and positions of one listing, of *count* names at most, as the kernel takes them."""
     taken = itertools.count(1)
     enough = (lambda: next(taken) >= count) if count else (lambda: False)
-    return [(each.name, each.following) for each in place.listings.names(handle, start, enough)]
+    return [(name, position) for name, _, _, position in place.listings.names(handle, start, enough)]
+
+
+def inodes(place: Directory, handle: Handle) -> dict[bytes, Inode]:
+    return {name: inode for name, inode, _, _ in place.listings.names(handle, 0)}
 
 
 def in_source(place: Directory, start: int = 0) -> list[tuple[bytes, int]]:
@@ -72,10 +77,10 @@ def test_order_and_positions_are_the_source_s(place: Directory, count: int) -> N
 
 def test_the_mount_s_root_is_its_own_parent(place: Directory) -> None:
     (place.root / "d").mkdir()
-    own = {each.name: each.inode for each in place.listings.names(opened(place), 0)}
+    own = inodes(place, opened(place))
     assert own[b"."] is own[b".."] is place.top
     handle, _ = place.files.open_directory(own[b"d"], place.caller)
-    assert {each.name: each.inode for each in place.listings.names(handle, 0)} == {b".": own[b"d"], b"..": place.top}
+    assert inodes(place, handle) == {b".": own[b"d"], b"..": place.top}
 
 
 def test_a_listing_reads_a_buffer_and_goes_on_where_it_was_left(place: Directory) -> None:
@@ -106,8 +111,8 @@ def test_what_did_not_fit_is_told_next_time(place: Directory) -> None:
     for index, (name, _) in enumerate(expected):
         start = expected[index - 1][1] if index else 0
         for _ in range(2):
-            for each in place.listings.names(handle, start):
-                assert each.name == name
+            for found, *_ in place.listings.names(handle, start):
+                assert found == name
                 break  # the answer is full
         assert listed(place, handle, start, 1) == [expected[index]]
     assert listed(place, handle, expected[-1][1]) == []
@@ -192,7 +197,7 @@ def test_what_comes_before_an_error_is_whole_and_the_error_is_told_next(place: D
     (place.root / "a" / "b").mkdir(parents=True)
     above = place.look(b"a")
     handle, _ = place.files.open_directory(place.look(b"b", above), place.caller)
-    order = [each.name for each in place.listings.names(handle, 0)]
+    order = [*inodes(place, handle)]
     assert order == [b".", b".."]
     (place.root / "a").rename(place.root / "elsewhere")
     for index in range(place.source.limit + 1):  # as many as push out the descriptor that leads there

@@ -129,11 +129,16 @@ class Readiness:
 
     def turn(self) -> Callable[[], bool]:
         """Begin one; what is returned says whether it is over: after ``SHARE`` if there is a request, else ``TURN``."""
-        began = perf_counter()
+        look = perf_counter() + SHARE
+        end = look - SHARE + TURN
 
         def over() -> bool:
-            spent = perf_counter() - began
-            return spent > SHARE and (spent > TURN or self.busy())
+            nonlocal look
+            now = perf_counter()
+            if now < look:
+                return False
+            look = now + SHARE
+            return now > end or self.busy()
 
         return over
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -27,17 +27,12 @@ BUFFER: Final = 32 << 10
 MOST_LEFT: Final = 256
 """Listings of which something is kept that was read and is not listed yet; the others read it again."""
 
-_ENTRY: Final = struct.Struct("=QqHB")  # linux_dirent64: inode, d_off, length, type; then the name, ended by 0
+_ENTRY: Final = struct.Struct("=8xqHx")  # linux_dirent64: inode, d_off, length, type; then the name, ended by 0
+_NAME: Final = _ENTRY.size
 
 
-class Listed(NamedTuple):
-    """One name of a listing."""
-
-    name: bytes
-    inode: Inode
-    found: os.stat_result
-    following: int
-    """The position after it: the source's own (``d_off``, readdir(3))."""
+Listed = tuple[bytes, "Inode", os.stat_result, int]
+"""A name, what it is, and the position after it: the source's own (``d_off``, readdir(3))."""
 
 
 @attrs.define(eq=False)
@@ -76,27 +71,32 @@ class Listings:
         begins with it. The next listing goes on behind the last name after which another was asked for; what is not
         taken is the caller's to reap.
         """
-        directory, left = handle.entry.inode, self._left_at(handle, start)
-        listed = False
+        left, listed = self._left_at(handle, start), False
+        data, at, directory, fd = left.data, left.at, handle.entry.inode, handle.fd
+        unpack, enter = _ENTRY.unpack_from, self._source.enter
         while True:
             try:
-                if left.at == len(left.data):
-                    left.data, left.at = syscalls.getdents64(handle.fd, BUFFER), 0
-                    if not left.data:
+                if at == len(data):
+                    data = left.data = syscalls.getdents64(fd, BUFFER)
+                    at = left.at = 0
+                    if not data:
                         self.end(handle)
                         return
-                _, following, length, _ = _ENTRY.unpack_from(left.data, left.at)
-                begin = left.at + _ENTRY.size
-                name = left.data[begin : left.data.index(0, begin)]
-                found = self._found(directory, handle.fd, name)
+                following, length = unpack(data, at)
+                name = data[at + _NAME : data.index(0, at + _NAME)]
+                if name in OWN:
+                    inode, found = self._own(directory, fd, name)
+                else:
+                    found = _stat(name, fd)
+                    inode = directory if found is None else enter(directory, name, found).inode
             except OSError:
                 if not listed:
                     raise
                 return
             if found is not None:
                 listed = True
-                yield Listed(name, *found, following)
-            left.at += length
+                yield name, inode, found, following
+            at = left.at = at + length
             left.position = following
             if listed and enough():
                 return
@@ -112,17 +112,18 @@ class Listings:
         self._left.move_to_end(handle)
         return left
 
-    def _found(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result] | None:
-        """What *name* is; None when it was removed since it was read."""
+    def _own(self, directory: Inode, fd: int, name: bytes) -> tuple[Inode, os.stat_result | None]:
         if name == b".":
             return directory, os.fstat(fd)
-        if name == b"..":
-            # The mount's root is its own parent, whatever the source has above it.
-            root = self._source.inodes.root
-            above = root if directory is root else directory.entry.parent
-            return above, self._source.stat(above)
-        try:
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return self._source.enter(directory, name, found).inode, found
+        # The mount's root is its own parent, whatever the source has above it.
+        root = self._source.inodes.root
+        above = root if directory is root else directory.entry.parent
+        return above, self._source.stat(above)
+
+
+def _stat(name: bytes, fd: int) -> os.stat_result | None:
+    """What *name* is in the directory *fd*; None when it was removed since it was read."""
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
