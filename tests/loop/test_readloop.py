@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from notifyfs.fuse.readloop import TURN, Readiness, ReadLoop
+from notifyfs.fuse import readloop
+from notifyfs.fuse.readloop import SHARE, TURN, Readiness, ReadLoop
 from notifyfs.protocol import flags
 from tests.support.wireclient import Wire, readable
 
@@ -74,6 +75,27 @@ def test_others_go_on_while_requests_keep_coming(device: tuple[int, int]) -> Non
     assert rounds >= 20  # of 100 turns, on a machine that does other things as well
     assert rounds < count / 2, "it goes round the loop for each request"
     assert took < 1000 * TURN
+
+
+def test_a_long_answer_ends_early_when_others_wait_and_in_time_when_not(
+    device: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, into = device
+    now = 100.0
+    monkeypatch.setattr(readloop, "perf_counter", lambda: now)
+
+    def over(*moments: float) -> list[bool]:
+        nonlocal now
+        now, answers = 100.0, []
+        is_over = Readiness(out).turn()
+        for moment in moments:
+            now = 100.0 + moment
+            answers.append(is_over())
+        return answers
+
+    assert over(SHARE / 2, SHARE * 2, TURN - SHARE, TURN + SHARE) == [False, False, False, True]
+    os.write(into, b"a request")
+    assert over(SHARE / 2, SHARE * 1.1) == [False, True]
 
 
 def test_a_daemon_that_nobody_asks_sleeps(device: tuple[int, int]) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
 
+from tests.support import kernel
 from tests.support.posix import by_both, call, collect, fails, in_child, libc, opened, put, start_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.support.posix import Place
 
@@ -74,6 +75,10 @@ class Directory:
 
     def __exit__(self, *_: object) -> None:
         libc.closedir(self._stream)
+
+
+def positions(entries: Iterable[kernel.Dirent]) -> list[tuple[bytes, int]]:
+    return [(entry.name, entry.following) for entry in entries]
 
 
 @by_both
@@ -159,6 +164,23 @@ def test_seekdir_finds_its_place_after_a_removal(place: Place) -> None:
             os.unlink(name)
         stream.seek(places[50][0])
         assert [entry.name for entry in stream] == names[50:]
+
+
+@by_both
+@pytest.mark.parametrize("count", [10, 3000])
+def test_names_come_in_the_source_s_order_and_at_its_positions(place: Place, count: int) -> None:
+    for number in range(count):
+        put(f"file-{number}", b"")
+    with opened(".") as here, opened(place.source) as behind:
+        there = positions(kernel.all_entries(behind))
+        assert positions(kernel.all_entries(here, 300)) == there
+        for index in (0, count // 2, count // 3, count):
+            for fd in (here, behind):
+                os.lseek(fd, there[index][1], os.SEEK_SET)
+            name = next(name for name, _ in there[index:] if name.startswith(b"file") and os.path.exists(name))
+            os.unlink(name)
+            put(f"new-{index}", b"")
+            assert positions(kernel.all_entries(here)) == positions(kernel.all_entries(behind))
 
 
 @by_both

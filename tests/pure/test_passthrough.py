@@ -11,7 +11,6 @@ import pytest
 
 from notifyfs.core.changes import Rename
 from notifyfs.passthrough.attributes import Wanted
-from notifyfs.passthrough.listing import listing
 from notifyfs.system import syscalls
 from tests.support.directory import Directory, brief, directory, done
 
@@ -203,25 +202,3 @@ def test_extended_attributes(place: Directory) -> None:
     done(place.attributes.remove_extended(inode, b"user.x", place.caller))
     with pytest.raises(OSError, match="No data"):
         place.attributes.get_extended(inode, b"user.x", place.caller)
-
-
-def test_a_listing_goes_on_where_it_was_left(place: Directory) -> None:
-    for name in "abc":
-        (place.root / name).touch()
-    handle, change = place.files.open_directory(place.top, place.caller)
-    assert brief(change)[0] == "open"
-    first = [next(listing(place.source, handle, 0))]
-    rest = list(listing(place.source, handle, first[-1].following))
-    names = [each.name for each in first + rest]
-    assert (names[:2], sorted(names[2:])) == ([b".", b".."], [b"a", b"b", b"c"])
-    assert {each.inode for each in (first + rest)[:2]} == {place.top}
-
-
-def test_what_vanishes_during_a_listing_is_left_out(place: Directory) -> None:
-    for name in "ab":
-        (place.root / name).touch()
-    handle, _ = place.files.open_directory(place.top, place.caller)
-    walk = listing(place.source, handle, 0)
-    assert [next(walk).name for _ in range(2)] == [b".", b".."]
-    (place.root / "a").unlink()
-    assert [each.name for each in walk] == [b"b"]

@@ -12,6 +12,7 @@ from notifyfs.passthrough.attributes import Attributes
 from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement
+from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.pace import Pace
 from notifyfs.passthrough.permission import Permission
@@ -49,6 +50,7 @@ class Directory:
         )
         self.names = Names(self.source, permission, attribution)
         self.files = Files(self.source, permission, attribution, self.watches, forget=self.forgotten.append, most=most)
+        self.listings = Listings(self.source)
         self.attributes = Attributes(self.source, permission, judgement, attribution, self.files)
         self.caller = Caller(os.getpid(), os.geteuid(), os.getegid())
 

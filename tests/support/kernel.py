@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import mmap
 import os
 import select
@@ -156,6 +157,31 @@ def utimes(target: bytes | int, times: tuple[str, str], *, follow: bool = True) 
 def getdents(descriptor: int) -> int:
     """One getdents64(2) with a 32 KiB buffer: the bytes it filled, 0 at the end."""
     return call("getdents64", descriptor, ctypes.create_string_buffer(32768), ctypes.c_size_t(32768))
+
+
+class Dirent(NamedTuple):
+    """What getdents64(2) says of one name."""
+
+    ino: int
+    following: int
+    """The position after it."""
+    name: bytes
+
+
+def entries(descriptor: int, size: int = 32768) -> list[Dirent]:
+    """One getdents64(2) with a buffer of *size* bytes; nothing at the end."""
+    buffer, found, at = ctypes.create_string_buffer(size), [], 0
+    end = call("getdents64", descriptor, buffer, ctypes.c_size_t(size))
+    while at < end:
+        ino, following, length = struct.unpack_from("=QqH", buffer, at)
+        found.append(Dirent(ino, following, bytes(buffer[at + 19 : at + length]).split(b"\0")[0]))
+        at += length
+    return found
+
+
+def all_entries(descriptor: int, size: int = 32768) -> list[Dirent]:
+    """Those from its position to the end."""
+    return list(itertools.chain.from_iterable(iter(lambda: entries(descriptor, size), [])))
 
 
 @contextlib.contextmanager

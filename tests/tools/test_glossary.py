@@ -26,11 +26,12 @@ PLAIN = {
     },
     "the functions of one folder, by subject": {
         *("passthrough.attributes.Attributes", "passthrough.files.Files", "passthrough.names.Names"),
+        "passthrough.listing.Listings",
         *("subscribers.descriptors.Descriptors", "subscribers.resolve.Resolver"),
     },
     "what such a function takes or gives": {
         *("passthrough.attributes.Wanted", "passthrough.files.Opened", "passthrough.files.Written"),
-        *("passthrough.listing.Listed", "subscribers.requests.Delivery", "core.accounts.Limits"),
+        *("subscribers.requests.Delivery", "core.accounts.Limits"),
     },
     "an outlet": {"subscribers.delivery.Packets", "subscribers.delivery.Stream"},
     "what puts others together": {

@@ -32,6 +32,7 @@ from notifyfs.passthrough.attributes import Attributes
 from notifyfs.passthrough.attribution import Attribution
 from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement, access_list
+from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
 from notifyfs.passthrough.pace import Pace
 from notifyfs.passthrough.permission import Permission
@@ -160,6 +161,7 @@ class KernelSide:
             cache=options.cache,
             acl=root,
             source_answers=self.source_answers,
+            turn=self.readiness.turn,
         )
 
     def held(self) -> dict[str, int]:
@@ -200,6 +202,7 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
         attributes=Attributes(source, permission, judgement, attribution, files),
         files=files,
         pace=pace,
+        listings=Listings(source),
     )
 
 

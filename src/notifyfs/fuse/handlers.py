@@ -19,7 +19,7 @@ from notifyfs.core.changes import Change
 from notifyfs.fuse.answers import at_once, in_steps, may_wait, on_source
 from notifyfs.fuse.threads import Threads
 from notifyfs.passthrough.attributes import Wanted
-from notifyfs.passthrough.listing import OWN, listing
+from notifyfs.passthrough.listing import OWN
 from notifyfs.system.callers import Caller
 from notifyfs.system.closing import close_apart
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from notifyfs.passthrough.attributes import Attributes
     from notifyfs.passthrough.files import Files, Handle, Opened
     from notifyfs.passthrough.judgement import Judgement
+    from notifyfs.passthrough.listing import Listings
     from notifyfs.passthrough.names import Made, Names
     from notifyfs.passthrough.pace import Pace, Steps
     from notifyfs.passthrough.source import Source
@@ -61,12 +62,14 @@ class Passthrough:
     attributes: Attributes
     files: Files
     pace: Pace
+    listings: Listings
 
 
 class Handlers(pyfuse3.Operations):
     """What pyfuse3 calls for each request.
 
     *socket* is what the ``notifyfs.socket`` attribute says. *source_answers*: see ``answers.Answering``.
+    *turn* begins one, and gives what says when it is over: so long a listing's answer may take.
     """
 
     supports_dot_lookup = False
@@ -82,6 +85,7 @@ class Handlers(pyfuse3.Operations):
         cache: Literal["auto", "always", "never"] = "auto",
         acl: bool = False,
         source_answers: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Callable[[], bool]] = lambda: lambda: False,
     ) -> None:
         super().__init__()
         self.enable_acl = acl
@@ -96,6 +100,8 @@ class Handlers(pyfuse3.Operations):
         self._files = passthrough.files
         self._pace = passthrough.pace
         self._handles = passthrough.files.handles
+        self._listings = passthrough.listings
+        self._turn = turn
         self._watches = watches
         self._tell = changes.tell
         self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
@@ -311,7 +317,7 @@ class Handlers(pyfuse3.Operations):
         handle = self._handles[fh]
         if self._files.tells_reads:  # also of a listing that fails (Linux 6.18)
             self._tell(handle.change("read"))
-        for name, inode, found, following in listing(self._source, handle, start_id):
+        for name, inode, found, following in self._listings.names(handle, start_id, self._turn()):
             if not pyfuse3.readdir_reply(token, name, self._shown(inode, found), following):
                 self._inodes.reap(inode)
                 break
@@ -320,6 +326,7 @@ class Handlers(pyfuse3.Operations):
 
     @at_once
     def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.end(self._handles[fh])
         self._close(fh)
 
     @may_wait

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TURN: Final = 0.002
 """Seconds for which requests are read one after the other, before subscribers and timers have their turn."""
 
+SHARE: Final = 0.0001
+"""Seconds for which one request may keep another waiting, if what is answered by then is an answer."""
+
 _MOST: Final = 0.0002
 """Seconds for which at most a request is looked for, before sleeping until one comes."""
 _FIRST: Final = 0.00001
@@ -123,6 +126,21 @@ class Readiness:
     def busy(self) -> bool:
         """Whether there is a request now."""
         return bool(self.poll(0))
+
+    def turn(self) -> Callable[[], bool]:
+        """Begin one; what is returned says whether it is over: after ``SHARE`` if there is a request, else ``TURN``."""
+        look = perf_counter() + SHARE
+        end = look - SHARE + TURN
+
+        def over() -> bool:
+            nonlocal look
+            now = perf_counter()
+            if now < look:
+                return False
+            look = now + SHARE
+            return now > end or self.busy()
+
+        return over
 
 
 class ReadLoop:

@@ -66,8 +66,6 @@ class Handle:
     """Something that was written, and may have been pages of a map, had no room."""
     stripped: bool = False
     """The last write cleared setuid or setgid, and nobody was told."""
-    names: list[bytes] = attrs.field(factory=list)
-    """Of a directory: the listing that offsets refer to, taken at offset 0."""
 
     def change(self, operation: Operation, *, locked: bool = False) -> Change:
         """It was done through this handle: by whoever opened it, for the kernel names no other."""

@@ -39,6 +39,7 @@ _CLOEXEC: Final = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _MOUNT_ATTR_NOSUID_NODEV_NOEXEC: Final = 2 | 4 | 8
 _CLONE_FS: Final = 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
+_getdents64 = _libc.getdents64 if hasattr(_libc, "getdents64") else _libc.getdents  # glibc 2.30; musl
 
 
 def _check(result: int, *about: object) -> int:
@@ -51,6 +52,12 @@ def _check(result: int, *about: object) -> int:
 def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
     """renameat2(2)."""
     _check(_libc.renameat2(old_fd, old, new_fd, new, ctypes.c_uint(flags)), old, None, new)
+
+
+def getdents64(fd: int, size: int) -> bytes:
+    """getdents64(2) with a buffer of *size* bytes: ``struct linux_dirent64``, one after the other; empty at the end."""
+    buffer = ctypes.create_string_buffer(size)
+    return bytes(memoryview(buffer)[: _check(_getdents64(fd, buffer, ctypes.c_size_t(size)), fd)])
 
 
 def utimensat(path: bytes, atime_ns: int | None, mtime_ns: int | None, *, now: bool = False) -> None:
