@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -279,6 +280,29 @@ def test_the_end_of_a_watch_is_told_to_everybody(mount: Mount, tree: Path, top: 
 
 
 # What it costs
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o755, True), (0o711, False)])
+def test_reads_that_the_user_may_not_hear_of_stay_in_the_page_cache(
+    mount: Mount, top: Path, mode: int, *, told: bool
+) -> None:
+    """A watch for reads has the pages of open files dropped: not of those that it is not told of."""
+    file = directory(top / "d", mode) / "f"
+    file.write_bytes(b"x" * 4096)
+
+    def reads() -> int:
+        with Wire(mount) as asking:
+            rows = json.loads(asking.until_reply(asking.send(w.STATISTICS, 1))[1].name)["rows"]
+        return sum(row["count"] for row in rows if row["operation"] == "read")
+
+    with file.open("rb", buffering=0) as held:
+        held.read()
+        before = reads()
+        with watching(mount, top, w.ACCESS | w.RECURSIVE) as wire:
+            os.pread(held.fileno(), 4096, 0)
+            file.read_bytes()
+            assert (reads() > before) is told
+            assert bool(heard(wire)) is told
 
 
 def test_what_was_never_judged_is_judged_in_pieces_and_an_overflow_is_told_meanwhile(mount: Mount, top: Path) -> None:
