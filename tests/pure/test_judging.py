@@ -13,7 +13,7 @@ from notifyfs.passthrough.attributes import Wanted
 from notifyfs.subscribers import judging
 from notifyfs.subscribers.judging import Judges, Verdicts
 from notifyfs.subscribers.resolve import Peer
-from notifyfs.system import identity
+from notifyfs.system import identity, syscalls
 from tests.support.directory import Directory, directory
 
 if TYPE_CHECKING:
@@ -165,6 +165,16 @@ def test_a_daemon_that_may_not_be_the_user_lets_nobody_hear(place: Directory, mo
 
     monkeypatch.setattr(identity, "acting_as", refused)
     assert judge_of(place, Clock()).reach([place.top]) == Reach(-1)
+
+
+def test_a_kernel_without_faccessat2_judges_the_same(place: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "_FACCESSAT2", 1 << 20)
+    places = chain(place, 3)
+    (place.root / "d0").chmod(0o744)
+    assert judge_of(place, Clock()).reach(places) == Reach(1)
+    assert judge_of(place, Clock(), 0, 1).reach(places) == Reach(3)
+    (place.root / "d0/d1").chmod(0o711)
+    assert judge_of(place, Clock(), USER, 2).reach(places[1:]) == Reach(-1)
 
 
 def test_verdicts_of_many_users_do_not_pile_up(place: Directory) -> None:

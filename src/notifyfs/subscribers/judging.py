@@ -70,35 +70,32 @@ class Verdicts:
         next event.
         """
         now = self._clock()
-        old = self._old(places, now - _GOOD)
+        reach, old = self._look(places, now - _GOOD)
         if old:
             chosen = heapq.nsmallest(_AT_ONCE, old)
             self._judge([places[number] for _, number in sorted(chosen, key=lambda pair: pair[1])], now)
-        wanted = READ
-        for number, place in enumerate(places):
-            verdict = place.verdicts.get(self._number) if place.verdicts else None
-            if verdict is None or not verdict[1] & wanted:
-                return Reach(number - 1, sure=verdict is not None)
-            wanted = SEARCH
-        return Reach(len(places) - 1)
+            reach, _ = self._look(places, now - _GOOD)
+        return reach
 
-    def _old(self, places: Sequence[Inode], since: float) -> list[tuple[float, int]]:
-        """Of when the verdicts are that are not *since* then (0: there is none), and of which of *places*.
+    def _look(self, places: Sequence[Inode], since: float) -> tuple[Reach, list[tuple[float, int]]]:
+        """How far it reaches by the verdicts that there are; of when those are that are not *since* then, and where.
 
-        Up to the first place that is known not to let the user by.
+        Of when a verdict is that there is not: 0. Nothing above what is closed for certain counts.
         """
-        old = []
-        wanted = READ
-        for number, place in enumerate(places):
-            verdict = place.verdicts.get(self._number) if place.verdicts else None
+        number, old, wanted = self._number, [], READ
+        reach = None
+        for above, place in enumerate(places):
+            verdict = place.verdicts.get(number) if place.verdicts else None
             if verdict is None:
-                old.append((0.0, number))
+                old.append((0.0, above))
+                reach = reach or Reach(above - 1, sure=False)
             elif verdict[0] < since:
-                old.append((verdict[0], number))
+                old.append((verdict[0], above))
+                reach = reach or (None if verdict[1] & wanted else Reach(above - 1))
             elif not verdict[1] & wanted:
-                break
+                return reach or Reach(above - 1), old
             wanted = SEARCH
-        return old
+        return reach or Reach(len(places) - 1), old
 
     def _judge(self, places: list[Inode], now: float) -> None:
         with self._source.all_borrowed(places) as descriptors:
