@@ -68,7 +68,8 @@ INSIDE_CORE: dict[str, set[str]] = {  # X may load these, besides itself
     "filters": {"gitignore"},
     "accounts": {"filters"},
     "instances": set(),
-    "watches": {"accounts", "instances", "rules"},
+    "hearing": {"rules"},
+    "watches": {"accounts", "hearing", "instances", "rules"},
 }
 
 IMPURE = {

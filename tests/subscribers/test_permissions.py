@@ -208,14 +208,6 @@ def test_the_credentials_are_those_of_the_connection_and_not_of_the_daemon(mount
     assert watching(mount, file, uid=OTHER_USER, gid=0, groups=[0]) == REFUSED, "root's group is not root"
 
 
-def test_only_root_and_the_daemons_user_may_watch_recursively(mount: Mount, tree: Path) -> None:
-    tree.chmod(0o777)
-
-    assert watching(mount, tree, w.CREATE | w.RECURSIVE) == -errno.EPERM
-    assert watching(mount, tree, w.CREATE) == 1
-    assert watching(mount, tree, w.CREATE | w.RECURSIVE, uid=0) == 1
-
-
 def test_a_refused_watch_tells_nothing(mount: Mount, tree: Path) -> None:
     file = made(tree / "f", 0o600)
 

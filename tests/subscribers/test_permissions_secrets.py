@@ -151,10 +151,14 @@ def test_what_a_user_may_not_watch_alone_is_not_watched_recursively_or_with_orig
     (tree / "open").mkdir(mode=0o755)
     (tree / "open").chmod(0o755)
     tree.chmod(0o755)
-    directory = os.open(tree / "open", os.O_PATH)
+    (tree / "searched").mkdir()
+    (tree / "searched").chmod(0o711)
+    directory = os.open(tree / "searched", os.O_PATH)
     file = made(tree / "f", 0o600)
 
-    assert watching(mount, tree, w.CREATE | w.RECURSIVE, descriptor=directory) == -errno.EPERM
+    assert watching(mount, tree / "open", w.CREATE | w.RECURSIVE) == 1
+    assert watching(mount, tree / "searched", w.CREATE | w.RECURSIVE) == REFUSED
+    assert watching(mount, tree, w.CREATE | w.RECURSIVE, descriptor=directory) == REFUSED
     assert watching(mount, file, w.MODIFY | w.ORIGIN) == REFUSED
     assert watching(mount, file, w.ISDIR) == REFUSED, "not even a watch for nothing"
     os.close(directory)

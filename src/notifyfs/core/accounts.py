@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -13,6 +13,10 @@ from notifyfs.protocol.flags import X_ORIGIN, X_RECURSIVE
 if TYPE_CHECKING:
     from notifyfs.core.filters import Matcher
     from notifyfs.core.instances import Instance, Watch
+
+
+MOST_RECURSIVE: Final = 256
+"""Recursive watches of one user: an event below all of them is told, and judged, for each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +32,8 @@ class Limits:
 class _User:
     instances: int = 0
     watches: int = 0
+    recursive: int = 0
+    """Those of them that cover a tree."""
     filters: int = 0
     """What the filters cost."""
     drafts: int = 0
@@ -35,7 +41,7 @@ class _User:
 
 
 class Accounts:
-    """All users' accounts. Root and *owner*, the daemon's user, may have any number of rules in filters."""
+    """All users' accounts. Root and *owner*, the daemon's user, may have any number of recursive watches and rules."""
 
     def __init__(self, owner: int, limits: Limits) -> None:
         self.limits = limits
@@ -68,6 +74,13 @@ class Accounts:
         if self._users[instance.uid].watches >= self.limits.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
 
+    def afford_recursive(self, instance: Instance, mask: int) -> None:
+        """ENOSPC when this *mask* asks for a recursive watch more than the user may have."""
+        if not mask & X_RECURSIVE or instance.uid in self._trusted:
+            return
+        if self._users[instance.uid].recursive >= MOST_RECURSIVE:
+            raise OSError(errno.ENOSPC, "this user has too many recursive watches")
+
     def afford(self, instance: Instance, chosen: Matcher | None, replaced: Matcher | None) -> None:
         """ENOSPC when *chosen*, in place of *replaced*, makes the user's filters cost too much."""
         if chosen is None or instance.uid in self._trusted:
@@ -91,6 +104,7 @@ class Accounts:
         user.watches += by
         if watch.mask & X_RECURSIVE:
             self.recursive += by
+            user.recursive += by
         if watch.filter is not None:
             user.filters += by * watch.filter.cost
         if watch.mask & X_ORIGIN or (watch.filter is not None and watch.filter.asks_process):

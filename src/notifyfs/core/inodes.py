@@ -61,6 +61,7 @@ class Inode:
         "number",
         "pages",
         "told",
+        "verdicts",
         "walked",
         "watches",
         "way",
@@ -98,6 +99,8 @@ class Inode:
         self.acl: bytes | None = None
         """The access list that the kernel was told last: b"" that there is none; None: it has not asked."""
         self.watches: dict[Instance, Watch] | None = None
+        self.verdicts: dict[int, tuple[float, int]] | None = None
+        """Of a directory: what users may do there and when that was judged, by their judges' numbers."""
 
     def told_size(self, size: int) -> None:
         """Note that the kernel is told this size."""

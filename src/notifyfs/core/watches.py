@@ -7,24 +7,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from notifyfs.core.accounts import Accounts, Limits
+from notifyfs.core.hearing import Hearing, concerned, listens, may_be_held, path, wanted
 from notifyfs.core.instances import Watch
-from notifyfs.core.rules import TOLD, notices
+from notifyfs.core.rules import notices
 from notifyfs.protocol import flags
-from notifyfs.protocol.records import MAX_LEN, Record
+from notifyfs.protocol.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Change, Changes
     from notifyfs.core.filters import Matcher
-    from notifyfs.core.inodes import Entry, Inode, Inodes
+    from notifyfs.core.inodes import Inode, Inodes
     from notifyfs.core.instances import Actor, Instance
     from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice
 
 _KEPT: Final = flags.EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
-_LONGEST_NAME: Final = MAX_LEN - 1
-_LAST_WD: Final = 2**31 - 1  # INT_MAX
 _LINUX: Final = Limits()
 
 
@@ -38,6 +37,8 @@ class Doubt(NamedTuple):
     """Those of ``change``."""
     instances: list[Instance]
     """Who watched the inode then: whoever does when it is decided is among them."""
+    deaf: list[Watch]
+    """Watches that may not hear of it."""
 
 
 def _reraise(_what: str, error: Exception) -> None:
@@ -77,6 +78,7 @@ class Watches:
         self._doubt = doubt
         self._failed = failed
         self._gates: tuple[int, tuple[Gate, ...]] = (-1, ())  # of the change with this number
+        self._hearing: tuple[int, Hearing] = (-1, Hearing(inodes.root))  # the same
         self._doubts: dict[Inode, Doubt] = {}
         """Inodes of which the kernel has not said whether they died; who watches them waits for that.
 
@@ -111,11 +113,14 @@ class Watches:
         if not mask or mask & ~flags.WATCH_BITS or not ~mask & (flags.MASK_ADD | flags.MASK_CREATE):
             raise OSError(errno.EINVAL, "bad watch mask", hex(mask))
 
-    def add(self, instance: Instance, inode: Inode, mask: int, chosen: Matcher | None = None) -> int:
+    def add(
+        self, instance: Instance, inode: Inode, mask: int, chosen: Matcher | None = None, *, by_path: bool = False
+    ) -> int:
         """Watch *inode*, or change the watch on it, with *chosen* as its filter; return the watch descriptor.
 
-        EEXIST: MASK_CREATE and it is watched; ENOSPC: the user has ``max_user_watches``, or filters
-        that cost ``filters.MOST_OF_USER``; ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
+        *by_path*: see ``Watch.by_path``. EEXIST: MASK_CREATE and it is watched; ENOSPC: the user has
+        ``max_user_watches``, ``accounts.MOST_RECURSIVE``, or filters that cost ``filters.MOST_OF_USER``;
+        ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
         """
         self.check(mask)
         if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
@@ -125,12 +130,14 @@ class Watches:
         if watch is not None:
             if mask & flags.MASK_CREATE:
                 raise OSError(errno.EEXIST, "already watched")
-            self._modify(watch, mask, chosen)
+            self._modify(watch, mask, chosen, by_path=by_path)
             return watch.wd
-        instance.last_wd = _next_wd(instance)  # Linux uses the number up even where it refuses (Linux 6.18, L2)
+        instance.last_wd = instance.next_wd()  # Linux uses the number up even where it refuses (Linux 6.18, L2)
         self.accounts.afford_watch(instance)
+        self.accounts.afford_recursive(instance, mask)
         self.accounts.afford(instance, chosen, None)
         watch = Watch(instance, inode, instance.last_wd, mask & _KEPT, chosen)
+        watch.by_path = by_path
         instance.watches[watch.wd] = watch
         if inode.watches is None:
             inode.watches = {}
@@ -146,19 +153,13 @@ class Watches:
         self._ignore(watch, actor, self._changes.last)  # nothing was done: it has the number of what was done last
 
     def wanted(self, inode: Inode, event: int) -> bool:
-        """Whether any watch would hear *event* on this inode, or through its directories."""
+        """Whether any watch would hear *event* of this file, or through its directories."""
         if not self.listening:
             return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        entries = inode.names or [inode.entry]
-        return any(
-            watch.mask & event
-            for entry in entries
-            for depth, place in enumerate(_ancestors(entry))
-            for watch in (place.watches or {}).values()
-            if depth == 0 or watch.mask & flags.X_RECURSIVE
-        )
+        above = self.accounts.recursive > 0
+        return any(wanted(entry, event, from_above=above) for entry in inode.names or (inode.entry,))
 
     # What was done
 
@@ -166,10 +167,10 @@ class Watches:
         """Queue the events of *change*. See ``rules.notices``."""
         if self._doubts:  # what is used has not died
             self.give_up(change.entry.inode)
-        if not (self.accounts.recursive or change.rename or change.others or _concerned(change)):
+        if not (self.accounts.recursive or change.rename or change.others or concerned(change)):
             return
         for notice in notices(change):
-            if notice.death and _may_be_held(notice.inode):
+            if notice.death and may_be_held(notice.inode):
                 self._begin_doubt(change, notice)
             else:
                 self._deliver(change, notice)
@@ -190,7 +191,7 @@ class Watches:
             if instance.watches:
                 instance.overflow()
         for inode in dead:
-            if inode not in self._doubts and not _may_be_held(inode):
+            if inode not in self._doubts and not may_be_held(inode):
                 for watch in list((inode.watches or {}).values()):
                     self._end(watch)
         self._failed(what, error)
@@ -243,7 +244,9 @@ class Watches:
             change.actor.look()  # it may be gone when this is told
         hidden = self._hidden(change)
         gate = self._doubt(partial(self.give_up, inode))
-        doubt = self._doubts[inode] = Doubt(change, notice, gate, hidden, list(inode.watches))
+        watches = [watch for watch in inode.watches.values() if listens(watch, notice.mask, 0)]
+        deaf = [watch for watch in watches if not self._admits(watch, change, inode, 0)]
+        doubt = self._doubts[inode] = Doubt(change, notice, gate, hidden, list(inode.watches), deaf)
         for instance in doubt.instances:
             instance.queue.hold(gate)
             instance.ring()
@@ -251,7 +254,7 @@ class Watches:
     def _decide(self, doubt: Doubt) -> None:
         inode, change = doubt.notice.inode, doubt.change
         if inode is not None and inode.watches:
-            self._hear(change, doubt.notice, inode.watches, b"", doubt)
+            self._hear(change, doubt.notice, inode, b"", doubt=doubt)
             for watch in list((inode.watches or {}).values()):
                 self._ignore(watch, change.actor, change.number, doubt)
 
@@ -268,36 +271,54 @@ class Watches:
         inode, parent = notice.inode, notice.parent
         if parent is not None:
             if parent.watches:
-                self._hear(change, notice, parent.watches, notice.name)
+                self._hear(change, notice, parent, notice.name)
             if self.accounts.recursive:
-                self._deliver_above(change, notice)
+                self._deliver_above(change, notice, parent)
         if inode is not None and inode.watches:
-            self._hear(change, notice, inode.watches, b"")
+            self._hear(change, notice, inode, b"")
             if notice.death:
                 for watch in list((inode.watches or {}).values()):
                     self._ignore(watch, change.actor, change.number)
 
-    def _deliver_above(self, change: Change, notice: Notice) -> None:
-        path, place = notice.name, notice.parent
-        while place is not None and place.entry.name:
-            path, place = place.entry.name + b"/" + path, place.entry.parent
+    def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
+        mask, names, entry = notice.mask, [notice.name], parent.entry
+        name = entry.name
+        while name:  # some 4,000 times where somebody works as far below as that
+            names.append(name)
+            place = entry.parent
+            entry = place.entry
+            name = entry.name
             if place.watches:
-                recursive = {i: w for i, w in place.watches.items() if w.mask & flags.X_RECURSIVE}
-                self._hear(change, notice, recursive, path)
+                for watch in place.watches.values():
+                    if watch.mask & mask & flags.EVENTS and watch.mask & flags.X_RECURSIVE:
+                        self._hear(change, notice, place, path(names), parent, len(names) - 1)
+                        break
 
-    def _hear(
-        self, change: Change, notice: Notice, watches: dict[Instance, Watch], name: bytes, doubt: Doubt | None = None
+    def _hear(  # noqa: PLR0913, PLR0917 - what happened where, and who is asked
+        self,
+        change: Change,
+        notice: Notice,
+        place: Inode,
+        name: bytes | None,
+        parent: Inode | None = None,
+        above: int = 0,
+        doubt: Doubt | None = None,
     ) -> None:
-        for watch in list(watches.values()):
+        """The watches of *place*, so far *above* *parent* where it was, hear of it by this *name* (None: too long)."""
+        for watch in list((place.watches or {}).values()):
             wanted = watch.mask
             if not wanted & notice.mask & flags.EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
                 continue
+            if above and not wanted & flags.X_RECURSIVE:
+                continue
             if watch.filter is not None and not watch.filter.passes(
-                name, change.actor, is_dir=bool(notice.mask & flags.ISDIR)
+                name or b"", change.actor, is_dir=bool(notice.mask & flags.ISDIR)
             ):
                 continue
-            if len(name) > _LONGEST_NAME:
-                # A path below a recursive watch that no record can carry: say that something is lost.
+            judged = watch.instance.judge is not None and wanted & flags.X_RECURSIVE
+            if judged and (watch in doubt.deaf if doubt else not self._admits(watch, change, parent or place, above)):
+                continue
+            if name is None:
                 watch.instance.overflow()
             else:
                 record = Record(watch.wd, notice.mask, notice.cookie, name)
@@ -305,6 +326,17 @@ class Watches:
                 self._push(watch, record, change.actor, change.number, doubt=doubt, gates=gates)
             if wanted & flags.ONESHOT:
                 self._ignore(watch, change.actor, change.number, doubt)
+
+    def _admits(self, watch: Watch, change: Change, place: Inode, above: int) -> bool:
+        """Whether *watch*, so far above *place*, may hear of what happened there; an overflow where nobody knows."""
+        number, hearing = self._hearing
+        if number != change.number or hearing.place is not place:
+            hearing = Hearing(place)
+            self._hearing = change.number, hearing
+        heard = hearing.admits(watch, above)
+        if heard is None:
+            watch.instance.overflow()
+        return bool(heard)
 
     def _hidden(self, change: Change) -> tuple[Gate, ...]:
         if not change.locked:
@@ -335,11 +367,14 @@ class Watches:
 
     # One watch
 
-    def _modify(self, watch: Watch, mask: int, chosen: Matcher | None) -> None:
+    def _modify(self, watch: Watch, mask: int, chosen: Matcher | None, *, by_path: bool) -> None:
         added = mask & flags.MASK_ADD
+        if not watch.mask & flags.X_RECURSIVE:
+            self.accounts.afford_recursive(watch.instance, mask)
         self.accounts.afford(watch.instance, chosen, watch.filter)
         self.accounts.count(watch, -1)
         watch.mask = (watch.mask if added else 0) | mask & _KEPT
+        watch.by_path = by_path
         if chosen is not None or not added:
             watch.filter = chosen
         self.accounts.count(watch, 1)
@@ -362,33 +397,3 @@ class Watches:
             if not inode.watches:
                 inode.watches = None
                 self.inodes.reap(inode)
-
-
-def _concerned(change: Change) -> bool:
-    """Whether any watch of the inode or its directory may hear of it, or ends with it."""
-    told, entry = TOLD[change.operation], change.entry
-    for watches in (entry.parent.watches, entry.inode.watches):
-        if watches:
-            for watch in watches.values():
-                if watch.mask & told:
-                    return True
-    return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
-
-
-def _may_be_held(inode: Inode | None) -> bool:
-    return inode is not None and bool(inode.watches) and inode.lookups > 0 and not inode.in_use
-
-
-def _ancestors(entry: Entry) -> list[Inode]:
-    places = [entry.parent]
-    while places[-1].entry.name:
-        places.append(places[-1].entry.parent)
-    return places
-
-
-def _next_wd(instance: Instance) -> int:
-    # As Linux: when the range is used up, the lowest free ones again (kernel: idr_alloc_cyclic).
-    wd = instance.last_wd % _LAST_WD + 1
-    while wd in instance.watches:
-        wd = wd % _LAST_WD + 1
-    return wd

@@ -39,6 +39,7 @@ from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
 from notifyfs.subscribers.capabilities import Capabilities
 from notifyfs.subscribers.delivery import Bell
+from notifyfs.subscribers.judging import Judges
 from notifyfs.subscribers.resolve import Resolver
 from notifyfs.subscribers.rights import Way
 from notifyfs.subscribers.server import Server
@@ -216,7 +217,12 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
         optional["reaches"] = way.refusal
     return Capabilities(
         watches=kernel.watches,
-        resolver=Resolver(kernel.source, os.fsencode(place.mountpoint), (int(major), int(minor))),
+        resolver=Resolver(
+            kernel.source,
+            os.fsencode(place.mountpoint),
+            (int(major), int(minor)),
+            judges=kernel.source_answers is None,
+        ),
         statistics=Statistics(kernel.watches, kernel.changes, kernel.held),
         about={
             "version": 1,
@@ -226,6 +232,7 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
             "kernel": kernel.facts,
         },
         attend=kernel.pages.attend,
+        judge=Judges(kernel.source).of,
         **optional,
     )
 

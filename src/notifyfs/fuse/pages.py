@@ -19,6 +19,10 @@ _PATIENCE: Final = 1.0
 """Seconds that a watch waits for reads under way, which keep the kernel from dropping pages."""
 
 
+_IN_A_ROW: Final = 64
+"""Files that are looked at before others have their turn: whether one is watched has to be judged for some."""
+
+
 class Pages:
     """Lets reads be told of files that were open, and in the page cache, before somebody watched."""
 
@@ -35,11 +39,13 @@ class Pages:
         if not mask & ACCESS or not self._files.tells_reads:
             return
         dropped = False
-        for file in self._concerned(inode, mask):
-            if file.in_use and not file.is_dir:
+        for number, file in enumerate(self._open_files(inode, mask), 1):
+            if file.in_use and not file.is_dir and self._watches.wanted(file, ACCESS):
                 file.pages = None
                 self._notify.drop_pages(file.number)
                 dropped = True
+            if not number % _IN_A_ROW:
+                await trio.lowlevel.checkpoint()
         if dropped:
             await self._written()
 
@@ -54,8 +60,8 @@ class Pages:
         with trio.move_on_after(_PATIENCE):
             await written.wait()
 
-    def _concerned(self, inode: Inode, mask: int) -> set[Inode]:
+    def _open_files(self, inode: Inode, mask: int) -> set[Inode]:
+        """Where they may be; not all are open."""
         if mask & X_RECURSIVE:
-            files = {handle.entry.inode for handle in self._files.handles.values()}
-            return {file for file in files if self._watches.wanted(file, ACCESS)}
+            return {handle.entry.inode for handle in self._files.handles.values()}
         return {entry.inode for entry in (inode.children or {}).values()} if inode.is_dir else {inode}

@@ -170,6 +170,8 @@ class Attributes:
     def _changed(self, inode: Inode, name: bytes, caller: Caller) -> Change | None:
         if name == ACL:
             self._judgement.changed(inode, self._source.stat(inode))
+        elif not name.startswith(b"user."):
+            inode.verdicts = None  # a security module's label, or a list of another kind
         return self._attribution.changed("attributes", inode, caller)
 
 

@@ -52,6 +52,7 @@ class Judgement:
         told, now = inode.told, _judged_by(found)
         if self._doubts and told is not None and (told[1:] != now[1:] or self._is_another_list(inode, told, now)):
             inode.doubted = math.inf
+            inode.verdicts = None
         inode.told = now
         inode.told_size(found.st_size)
 
@@ -63,6 +64,7 @@ class Judgement:
         """
         inode.told = _judged_by(found)
         inode.acl = None
+        inode.verdicts = None
 
     def holds(self, inode: Inode, found: os.stat_result, fd: int = -1) -> bool:
         """Whether the kernel's judgement of *inode*, *found* like this just now, is what it would be today.

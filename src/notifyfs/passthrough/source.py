@@ -20,7 +20,7 @@ from notifyfs.passthrough.pace import frees_much
 from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from notifyfs.core.inodes import Entry, Inode
 
@@ -91,6 +91,22 @@ class Source:
             yield fd
         finally:
             os.close(fd)
+
+    @contextmanager
+    def all_borrowed(self, inodes: Iterable[Inode]) -> Iterator[list[int]]:
+        """As ``borrowed``, of several; -1 for one to which no name leads any more."""
+        descriptors = []
+        try:
+            for inode in inodes:
+                try:
+                    descriptors.append(os.dup(self.fd(inode)))
+                except OSError:
+                    descriptors.append(-1)
+            yield descriptors
+        finally:
+            for fd in descriptors:
+                if fd >= 0:
+                    os.close(fd)
 
     def stat(self, inode: Inode) -> os.stat_result:
         """The attributes of *inode* now."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from notifyfs.core.inodes import Inode
+    from notifyfs.core.instances import Judge
     from notifyfs.core.watches import Watches
     from notifyfs.observe.statistics import Statistics
     from notifyfs.subscribers.resolve import Peer, Resolver
@@ -22,6 +23,10 @@ async def _at_once() -> None:
 async def _may_pass(_peer: Peer) -> int:
     """Let everybody reach the mountpoint."""
     return 0
+
+
+def _hears_everything(_peer: Peer) -> None:
+    """Nobody has to be judged."""
 
 
 async def _unattended(_inode: Inode, _mask: int) -> None:
@@ -41,5 +46,7 @@ class Capabilities:
     """Waits until nothing that a watch with this mask is to hear of the inode escapes the daemon."""
     source_answers: Callable[[], Awaitable[None]] = _at_once
     """Waits until a path can be looked up without hanging."""
+    judge: Callable[[Peer], Judge | None] = _hears_everything
+    """Gives who says what a user's recursive watches may hear."""
     reaches: Callable[[Peer], Awaitable[int]] = _may_pass
     """Says 0, or why a user could not reach the mountpoint (an errno)."""

@@ -56,7 +56,7 @@ class Subscriber:
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
         self._queue = Queue(mount.watches.accounts.limits.max_queued_events, self._unread)
-        self._instance = Instance(self._peer.uid, self._queue, self._bell.ring)
+        self._instance = Instance(self._peer.uid, self._queue, self._bell.ring, mount.judge(self._peer))
         self._requests = Requests(
             mount, self._peer, self._instance, Delivery(self._move, self._pending, self._stream.reply_first)
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
@@ -51,11 +50,10 @@ class Requests:
         self._peer = peer
         self._instance = instance
         self._delivery = delivery
-        self._trusted = peer.uid in (0, os.geteuid())
         self._draft = Draft(
             peer.pid,
             peer.uid,
-            MOST if self._trusted else MOST_OF_USER,
+            MOST if peer.trusted else MOST_OF_USER,
             lambda cost: mount.watches.accounts.draft(instance, cost),
         )
         self._first = True
@@ -110,7 +108,7 @@ class Requests:
         else:
             inode = resolver.path(record.name, record.mask, self._peer)
         try:
-            wd = watches.add(self._instance, inode, record.mask, chosen)
+            wd = watches.add(self._instance, inode, record.mask, chosen, by_path=not descriptors)
         finally:
             watches.inodes.reap(inode)
         self._delivery.reply_first()
@@ -129,6 +127,6 @@ class Requests:
         return Reply(0, answer, self._delivery.move() if record.mask & requests.EVENT_FD else -1)
 
     def _statistics(self, record: Record) -> Reply:
-        if record.mask == requests.STATISTICS_INSTANCES and not self._trusted:
+        if record.mask == requests.STATISTICS_INSTANCES and not self._peer.trusted:
             raise OSError(errno.EPERM, "other users' instances")
         return Reply(0, self._mount.statistics.answer(record, self._instance))

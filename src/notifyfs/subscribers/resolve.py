@@ -41,6 +41,11 @@ class Peer:
     gid: int
     groups: tuple[int, ...] = ()
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it is root or the daemon's user."""
+        return self.uid in (0, os.geteuid())
+
     def may(self, judge: Callable[[int], bool], fd: int) -> bool:
         """Whether *judge* (``syscalls.may_read``, ``may_search``) lets this user pass."""
         own = os.geteuid()
@@ -54,10 +59,14 @@ class Peer:
 
 
 class Resolver:
-    """Finds what subscribers name. *mountpoint* is absolute; *device* is the mount's (major, minor)."""
+    """Finds what subscribers name. *mountpoint* is absolute; *device* is the mount's (major, minor).
 
-    def __init__(self, source: Source, mountpoint: bytes, device: tuple[int, int]) -> None:
+    *judges*: the source can be asked at each event what a user may hear.
+    """
+
+    def __init__(self, source: Source, mountpoint: bytes, device: tuple[int, int], *, judges: bool = True) -> None:
         self._source = source
+        self._judges = judges
         self._mountpoint = mountpoint.rstrip(b"/")
         self._device = device
 
@@ -65,7 +74,7 @@ class Resolver:
         """The inode at *path* below the mount's root; a last symbolic link is followed unless DONT_FOLLOW.
 
         ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG and EACCES as path_resolution(7) has them; EXDEV when
-        ``..`` or a symbolic link leads out of the mount; EPERM for X_RECURSIVE by another user.
+        ``..`` or a symbolic link leads out of the mount; EPERM for X_RECURSIVE of a user who cannot be judged.
         """
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
@@ -100,8 +109,8 @@ class Resolver:
         return inode
 
     def _admit(self, inode: Inode, mask: int, peer: Peer) -> None:
-        if mask & flags.X_RECURSIVE and peer.uid not in (0, os.geteuid()):
-            raise OSError(errno.EPERM, "recursive watches are for root and the daemon's user")
+        if mask & flags.X_RECURSIVE and not (self._judges or peer.trusted):
+            raise OSError(errno.EPERM, "on a source that may hang only root and the daemon's user may watch a tree")
         if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
         if not peer.may(syscalls.may_read, self._source.fd(inode)):

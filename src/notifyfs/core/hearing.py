@@ -1,0 +1,99 @@
+"""Who hears of what happens in a directory, from how far above, and by which path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from notifyfs.core.rules import TOLD
+from notifyfs.protocol import flags
+from notifyfs.protocol.records import MAX_LEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from notifyfs.core.changes import Change
+    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.instances import Judge, Reach, Watch
+
+_LONGEST: Final = MAX_LEN - 1  # bytes of a name
+_MOST_NAMES: Final = (_LONGEST + 1) // 2  # in so long a path: each has a byte at least, and a slash
+
+
+class Hearing:
+    """Whom what happens in *place* may be told; at one moment, so each judge is asked once."""
+
+    def __init__(self, place: Inode) -> None:
+        self.place = place
+        self._places: list[Inode] = []
+        self._reaches: dict[Judge, Reach] = {}
+
+    def admits(self, watch: Watch, above: int) -> bool | None:
+        """Whether *watch*, on the directory so many *above*, may hear of it; None: that is not known yet.
+
+        A recursive watch may if its user could have heard it from a watch on ``place`` itself: that takes
+        permission to read it, and to search each directory on the way down to it. Others may in any case.
+        """
+        judge = watch.instance.judge
+        if judge is None or not watch.mask & flags.X_RECURSIVE:
+            return True
+        reach = self._reaches.get(judge)
+        if reach is None:
+            reach = self._reaches[judge] = judge.reach(self._way())
+        if (len(self._places) - 1 if watch.by_path else above) <= reach.above:
+            return True
+        return False if reach.sure else None
+
+    def _way(self) -> list[Inode]:
+        if not self._places:
+            self._places = list(upwards(self.place))
+        return self._places
+
+
+def upwards(place: Inode) -> Iterator[Inode]:
+    """Yield *place* and the directories above it, up to the root."""
+    yield place
+    while place.entry.name:
+        place = place.entry.parent
+        yield place
+
+
+def path(names: list[bytes]) -> bytes | None:
+    """The path of these *names*, the last component first; None if no record can carry it."""
+    if len(names) > _MOST_NAMES:
+        return None
+    joined = b"/".join(names[::-1])
+    return joined if len(joined) <= _LONGEST else None
+
+
+def listens(watch: Watch, mask: int, above: int) -> bool:
+    """Whether *watch* is for an event with this *mask* so far below it: from further than 0 if it is recursive."""
+    return bool(watch.mask & mask & flags.EVENTS) and (not above or bool(watch.mask & flags.X_RECURSIVE))
+
+
+def concerned(change: Change) -> bool:
+    """Whether any watch of the inode or its directory may hear of it, or ends with it."""
+    told, entry = TOLD[change.operation], change.entry
+    for watches in (entry.parent.watches, entry.inode.watches):
+        if watches:
+            for watch in watches.values():
+                if watch.mask & told:
+                    return True
+    return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
+
+
+def may_be_held(inode: Inode | None) -> bool:
+    """Whether only the kernel knows that nothing holds *inode*, and somebody watches it."""
+    return inode is not None and bool(inode.watches) and inode.lookups > 0 and not inode.in_use
+
+
+def wanted(entry: Entry, event: int, *, from_above: bool) -> bool:
+    """Whether a watch on the directory of *entry*, or *from_above*, may hear *event* of it; if unknown, too."""
+    hearing = Hearing(entry.parent)
+    for above, place in enumerate(upwards(entry.parent)):
+        if place.watches:
+            for watch in place.watches.values():
+                if listens(watch, event, above) and hearing.admits(watch, above) is not False:
+                    return True
+        if not from_above:
+            break
+    return False
