@@ -219,6 +219,7 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
             "kernel": kernel.facts,
         },
         attend=kernel.pages.attend,
+        pressed=kernel.readiness.pressed,
         **optional,
     )
 

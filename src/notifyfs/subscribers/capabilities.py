@@ -19,6 +19,11 @@ async def _at_once() -> None:
     """Wait for nothing."""
 
 
+def _unpressed() -> bool:
+    """Nobody but subscribers wants the loop."""
+    return False
+
+
 async def _may_pass(_peer: Peer) -> int:
     """Let everybody reach the mountpoint."""
     return 0
@@ -43,3 +48,5 @@ class Capabilities:
     """Waits until a path can be looked up without hanging."""
     reaches: Callable[[Peer], Awaitable[int]] = _may_pass
     """Says 0, or why a user could not reach the mountpoint (an errno)."""
+    pressed: Callable[[], bool] = _unpressed
+    """Says whether the kernel has something to ask of the loop that all share, or had a moment ago."""
