@@ -123,6 +123,15 @@ class Queue:
         """The gates that hold back what came after them, oldest first."""
         return list(self._held)
 
+    def close(self) -> None:
+        """Drop all that there is: nobody reads it any more. What still comes is kept nowhere."""
+        self._items.clear()
+        for kept in self._held.values():
+            kept.items.clear()
+            kept.lost = True
+        self.bytes = self.limit = self._kept = self._taken = 0
+        self._overflow_queued = True
+
     def append(self, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
         item = Item(record, origin, gates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -71,6 +72,7 @@ class Watches:
         self.inodes = inodes
         self.accounts = Accounts(owner, limits)
         self.instances: set[Instance] = set()
+        self._ending: set[Instance] = set()  # that are not told anything, and have watches yet
         self.heard = 0
         """How many events, each to one instance, were told."""
         self._changes = changes
@@ -99,13 +101,25 @@ class Watches:
         self.accounts.open(instance)
         self.instances.add(instance)
 
-    def close(self, instance: Instance) -> None:
-        """Free an instance and its watches."""
+    def close(self, instance: Instance, most: int = sys.maxsize) -> bool:
+        """End *instance*: at once, and *most* of its watches; whether there are more: then this is to be called again.
+
+        It is told nothing any more. Its user has room for another when the last watch has ended.
+        """
         if instance in self.instances:
-            for watch in list(instance.watches.values()):
-                self._end(watch)
             self.instances.remove(instance)
-            self.accounts.close(instance)
+            instance.queue.close()
+            self._ending.add(instance)
+        if instance not in self._ending:
+            return False
+        watches = instance.watches
+        for _ in range(min(most, len(watches))):
+            self._end(watches.popitem()[1])  # whatever else finds the next one is linear in those that are gone
+        if watches:
+            return True
+        self._ending.remove(instance)
+        self.accounts.close(instance)
+        return False
 
     @staticmethod
     def check(mask: int) -> None:
@@ -390,7 +404,7 @@ class Watches:
 
     def _end(self, watch: Watch) -> None:
         self.accounts.count(watch, -1)
-        del watch.instance.watches[watch.wd]
+        watch.instance.watches.pop(watch.wd, None)
         inode = watch.inode
         if inode.watches is not None:
             del inode.watches[watch.instance]

@@ -233,6 +233,7 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
         },
         attend=kernel.pages.attend,
         judge=Judges(kernel.source).of,
+        pressed=kernel.readiness.pressed,
         **optional,
     )
 

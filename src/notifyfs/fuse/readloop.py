@@ -122,6 +122,8 @@ class Readiness:
         poll = select.poll()
         poll.register(fuse, select.POLLIN)
         self.poll = poll.poll
+        self.asked = 0.0
+        """When the last request but one was done, by ``perf_counter``."""
 
     def busy(self) -> bool:
         """Whether there is a request now."""
@@ -142,6 +144,10 @@ class Readiness:
 
         return over
 
+    def pressed(self) -> bool:
+        """Whether there is a request now, or was one a moment ago."""
+        return perf_counter() - self.asked < TURN or bool(self.poll(0))
+
 
 class ReadLoop:
     """What pyfuse3 uses of trio: ``binding.session`` puts it there.
@@ -160,6 +166,7 @@ class ReadLoop:
         self.lowlevel = self
         self._lock = Lock()
         self._poll = readiness.poll
+        self._readiness = readiness
         self._end = 0.0
         self._most = _MOST if several_processors() else 0.0
         self._look = 0.0
@@ -179,7 +186,7 @@ class ReadLoop:
     async def wait_readable(self, fd: int) -> None:
         """Return when the FUSE device *fd* has a request: at once if it has one now, and the turn is not over."""
         poll = self._poll
-        began = perf_counter()
+        self._readiness.asked = began = perf_counter()
         over = began >= self._end
         if not over:
             if poll(0):

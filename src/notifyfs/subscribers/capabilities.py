@@ -20,6 +20,11 @@ async def _at_once() -> None:
     """Wait for nothing."""
 
 
+def _unpressed() -> bool:
+    """Nobody but subscribers wants the loop."""
+    return False
+
+
 async def _may_pass(_peer: Peer) -> int:
     """Let everybody reach the mountpoint."""
     return 0
@@ -50,3 +55,5 @@ class Capabilities:
     """Gives who says what a user's recursive watches may hear."""
     reaches: Callable[[Peer], Awaitable[int]] = _may_pass
     """Says 0, or why a user could not reach the mountpoint (an errno)."""
+    pressed: Callable[[], bool] = _unpressed
+    """Says whether the kernel has something to ask of the loop that all share, or had a moment ago."""

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,37 +18,31 @@ from notifyfs.protocol.records import HEADER, Record
 from notifyfs.subscribers.delivery import Bell, Packets, Stream, pass_doubts
 from notifyfs.subscribers.descriptors import Descriptors
 from notifyfs.subscribers.requests import Delivery, Reply, Requests
-from notifyfs.subscribers.resolve import Peer
-from notifyfs.system import syscalls
 from notifyfs.system.closing import room_for_more
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from notifyfs.subscribers.capabilities import Capabilities
     from notifyfs.subscribers.delivery import Outlet
+    from notifyfs.subscribers.resolve import Peer
 
 log = logging.getLogger(__name__)
 
 _MOST_FDS: Final = 253  # SCM_MAX_FD, unix(7)
+_ROOM_FOR_FDS: Final = socket.CMSG_SPACE(4 * _MOST_FDS)
+_STRANGER: Final = 5.0  # seconds that a connection over the limit has for its first request
+_ENDED_AT_ONCE: Final = 200  # watches: half a millisecond
 
 
 class Subscriber:
-    """Reads requests, answers them, and sends the instance's events.
+    """Reads requests, answers them, and sends the instance's events. *sock* does not block.
 
-    *turn_away* runs what refuses a connection over the limit, when there is room for that.
+    Its requests are run in turns (``turns.Turns.run``): wherever one waits, others go on.
     """
 
-    def __init__(
-        self,
-        sock: trio.socket.SocketType,
-        mount: Capabilities,
-        turn_away: Callable[[Coroutine[None, None, None]], Coroutine[None, None, None]],
-    ) -> None:
+    def __init__(self, sock: socket.socket, mount: Capabilities, peer: Peer) -> None:
         self._socket = sock
         self._mount = mount
-        self._turn_away = turn_away
-        self._peer = peer_of(sock)
+        self._peer = peer
         self._bell = Bell()
         self._stream = Stream(sock)
         self._packets: Packets | None = None
@@ -61,27 +54,27 @@ class Subscriber:
             mount, self._peer, self._instance, Delivery(self._move, self._pending, self._stream.reply_first)
         )
 
-    def close(self) -> None:
-        """Free the instance and every descriptor."""
-        self._mount.watches.close(self._instance)
+    async def close(self) -> None:
+        """Free every descriptor, and the instance, some watches at a time: others go on in between."""
+        watches = self._mount.watches
         self._mount.statistics.books.close(self._instance)
         if self._packets is not None:
             self._packets.close()
         self._stream.close()
+        trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
+        while watches.close(self._instance, _ENDED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
 
     async def run(self) -> None:
-        """Serve until the client hangs up."""
-        try:
-            self._mount.watches.open(self._instance)
-        except OSError as error:
-            await self._turn_away(self._refuse(error.errno or errno.EMFILE))
-            return
+        """Serve until the client hangs up. OSError: EMFILE, as ``watches.Watches.open`` says."""
+        self._mount.watches.open(self._instance)
         self._mount.statistics.books.open(self._instance, self._peer.pid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump)
             try:
                 while True:
+                    await trio.lowlevel.wait_readable(self._socket)  # also where more is there already: a turn each
                     await self._respond()
             except (EOFError, OSError) as error:
                 log.debug("subscriber gone: %r", error)
@@ -92,11 +85,13 @@ class Subscriber:
                     self._discard_input()
             nursery.cancel_scope.cancel()
 
-    async def _refuse(self, number: int) -> None:
-        record, descriptors = await self._request()
-        descriptors.close()
-        await self._answer(record.cookie, Reply(-number))
-        self._discard_input()
+    async def refuse(self) -> None:
+        """Answer the first request with EMFILE, and no other."""
+        with trio.move_on_after(_STRANGER):
+            record, descriptors = await self._request()
+            descriptors.close()
+            await self._answer(record.cookie, Reply(-errno.EMFILE))
+            self._discard_input()
 
     async def finish(self) -> None:
         """Send what is queued, then end the stream; cancelled, end it at once."""
@@ -151,12 +146,15 @@ class Subscriber:
     async def _exactly(self, count: int, descriptors: Descriptors) -> bytes:
         data = b""
         while len(data) < count:
-            more, ancillary, message_flags, _ = await self._socket.recvmsg(
-                # Without room the kernel closes them, and does not wait for it.
-                count - len(data),
-                socket.CMSG_SPACE(4 * _MOST_FDS) if room_for_more(self._peer.uid) else 0,
-                socket.MSG_CMSG_CLOEXEC,
-            )
+            # Without room the kernel closes them, and does not wait for it.
+            room = _ROOM_FOR_FDS if room_for_more(self._peer.uid) else 0
+            try:
+                more, ancillary, message_flags, _ = self._socket.recvmsg(
+                    count - len(data), room, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                continue
             descriptors.take(ancillary, truncated=bool(message_flags & socket.MSG_CTRUNC))
             if not more:
                 raise EOFError
@@ -208,9 +206,3 @@ class Subscriber:
                 pass
         except OSError:
             pass  # nothing more to read, or gone: both are what we want
-
-
-def peer_of(sock: trio.socket.SocketType) -> Peer:
-    """The credentials of the process that connected, as they were then."""
-    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(pid, uid, gid, syscalls.peer_groups(sock.fileno()))

@@ -80,7 +80,7 @@ async def pass_doubts(queue: Queue) -> None:
 class Stream:
     """The connection itself. What is staged is sent in that order, by whoever flushes."""
 
-    def __init__(self, connection: trio.socket.SocketType) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._sending = trio.Lock()
         self._staged: deque[tuple[bytes, int, int]] = deque()  # bytes, the events in them, a descriptor or -1
