@@ -43,7 +43,7 @@ class _Opened:
 
 
 class Expectations:
-    """*names* as told so far. *counts*: how often each mask was to be told of a name (watch 0), or to a watch itself."""
+    """*names* as told so far. *counts*: how often each mask was to be told of a name (watch 0), or to a watch."""
 
     def __init__(self, names: Names) -> None:
         self.names = names

@@ -82,8 +82,8 @@ class Log:
     """One round."""
 
     header: dict[str, Any]
-    """``seed``, ``source`` and ``options``; ``pids`` of the processes, ``daemon``'s; ``watched``: paths, whose place (from
-    1) is the watch descriptor."""
+    """``seed``, ``source`` and ``options``; ``pids`` of the processes, ``daemon``'s; ``watched``: paths, whose place
+    (from 1) is the watch descriptor."""
     before: list[Thing]
     operations: list[Operation]
     """Of each process, in its order."""
