@@ -197,9 +197,9 @@ def verdict(outcome: Outcome, plain: Outcome | None) -> tuple[bool, str]:
     return False, "**" + ", ".join(broken) + "**"
 
 
-def play(name: str, options: Options) -> tuple[bool, str]:
+def play(row: Row, options: Options) -> tuple[bool, str]:
     """Run a row: whether all is well, and its line of the table."""
-    row, plain = ROWS[name], None
+    plain = None
     try:
         outcome = run(row, options)
         if row.plain and (options.plain or (row.lock and outcome.broken)):
@@ -208,10 +208,10 @@ def play(name: str, options: Options) -> tuple[bool, str]:
     except (AssertionError, OSError) as failure:
         reason = str(failure).strip().splitlines() or [repr(failure)]
         print(failure, file=sys.stderr)
-        return False, f"| {name} | | | | | | **failed: {reason[-1]}** |"
+        return False, f"| {row.name} | | | | | | **failed: {reason[-1]}** |"
     grown = f"{outcome.grown.memory / MEBIBYTE:.0f} MiB, {outcome.grown.threads}, {outcome.grown.descriptors}"
     beside = "" if plain is None else f"{plain.without}; {plain.during}"
-    cells = (name, f"{outcome.rounds} in {outcome.took:.1f} s", outcome.without, outcome.during, grown, beside, why)
+    cells = (row.name, f"{outcome.rounds} in {outcome.took:.1f} s", outcome.without, outcome.during, grown, beside, why)
     return good, "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -254,7 +254,7 @@ def main(words: Sequence[str]) -> int:
     print(heading(arguments.seconds), flush=True)
     good = True
     for name in arguments.row or ROWS:
-        well, line = play(name, options)
+        well, line = play(ROWS[name], options)
         good = good and well
         print(line, flush=True)
     return 0 if good else 1
