@@ -7,6 +7,7 @@ import fcntl
 import functools
 import itertools
 import os
+import resource
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.support.faults import run, tmpfs
 from tests.support.posix import opened, put
 
-from scripts.hostile.ground import Ground, Pulse, Work, opens, row
+from scripts.hostile.ground import Ground, Pulse, Work, opens, row, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,7 +156,7 @@ def truncate_lease(ground: Ground) -> list[Work]:
 
 @row(plain=True)
 def write(ground: Ground) -> list[Work]:
-    """Three processes write as fast as they can: a writer with too many dirty pages has to wait in write(2)."""
+    """A process writes as fast as it can: a writer with too many dirty pages has to wait in write(2)."""
     most = ground.many(1 << 30)
 
     def work(number: int, pulse: Pulse) -> None:
@@ -167,12 +168,12 @@ def write(ground: Ground) -> list[Work]:
                 place = (place + len(data)) % most
                 pulse.round()
 
-    return [Work(functools.partial(work, number)) for number in range(3)]
+    return ground.each(work)
 
 
 @row(plain=True)
 def fsync(ground: Ground) -> list[Work]:
-    """Three processes write a block and fsync(2) it: the disk's own time, and the journal's."""
+    """A block is written and fsync(2)-ed, again and again: the disk's own time, and the journal's."""
 
     def work(number: int, pulse: Pulse) -> None:
         with opened(os.fsencode(ground.home) + b"/synced%d" % number, os.O_WRONLY | os.O_CREAT) as fd:
@@ -183,12 +184,12 @@ def fsync(ground: Ground) -> list[Work]:
                 os.fsync(fd)
                 pulse.round()
 
-    return [Work(functools.partial(work, number)) for number in range(3)]
+    return ground.each(work)
 
 
 @row(plain=True)
 def read_sparse(ground: Ground) -> list[Work]:
-    """Three processes read a file of 4 TiB without a block: nothing comes from a cache, and each read is large."""
+    """A file of 4 TiB without a block is read: nothing comes from a cache, and each read is large."""
     size = 4 << 40
     ground.make(lambda: (put("sparse"), os.truncate("sparse", size)))
 
@@ -200,25 +201,27 @@ def read_sparse(ground: Ground) -> list[Work]:
                 os.pread(fd, 1 << 20, place)
                 pulse.round()
 
-    return [Work(functools.partial(work, number)) for number in range(3)]
+    return ground.each(work)
 
 
 @row(opens)
 def open_files(ground: Ground) -> list[Work]:
-    """One user keeps 20,000 files open, as many as the daemon may have: the bystander opens one of its own."""
+    """One user keeps more files open than the daemon may have (20,000, say): the bystander opens one of its own."""
     ground.make(lambda: put("file"))
-    path, each = os.fsencode(ground.home) + b"/file", ground.many(5_000)
+    most = resource.prlimit(ground.mount.pid, resource.RLIMIT_NOFILE)[0]
+    path, each = os.fsencode(ground.home) + b"/file", ground.many(min(most, 50_000) // 8 + 200)
 
     def work(pulse: Pulse) -> None:
-        kept = []
-        while pulse.on:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        for _ in range(each):
+            if not pulse.on:
+                return
             with contextlib.suppress(OSError):  # refused: that is one answer
-                kept.append(os.open(path, os.O_RDONLY))
-            pulse.round()
-            if len(kept) >= each and not pulse.wait(0.1):
-                break
+                os.open(path, os.O_RDONLY)
+        pulse.round()
+        until(pulse)
 
-    return [Work(work) for _ in range(4)]
+    return [Work(work) for _ in range(8)]
 
 
 # Attributes and links
@@ -244,19 +247,14 @@ def xattrs(ground: Ground) -> list[Work]:
 
     ground.make(furnish)
 
-    def large(pulse: Pulse) -> None:
-        path = ground.home / "value"
+    def work(process: int, pulse: Pulse) -> None:
         while pulse.on:
-            os.setxattr(path, "user.large", bytes(65_536))
-            os.getxattr(path, "user.large")
-            pulse.round()
-
-    def names(pulse: Pulse) -> None:
-        while pulse.on:
+            os.setxattr(ground.home / "value", f"user.large{process}", bytes(65_536))
+            os.getxattr(ground.home / "value", f"user.large{process}")
             os.listxattr(ground.home / "names")
             pulse.round()
 
-    return [Work(large), Work(names), Work(names)]
+    return ground.each(work)
 
 
 @row(plain=True)
@@ -290,4 +288,4 @@ def links(ground: Ground) -> list[Work]:
             os.unlink(path)
             pulse.round()
 
-    return [Work(functools.partial(work, process)) for process in range(3)]
+    return ground.each(work)

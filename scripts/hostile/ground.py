@@ -9,6 +9,7 @@ import functools
 import mmap
 import os
 import signal
+import threading
 import time
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +66,23 @@ class Work(NamedTuple):
 
     do: Callable[[Pulse], Any]
     user: User = ATTACKER
+
+
+def until(pulse: Pulse, pipe: int | None = None) -> bool:
+    """Wait until something is in the pipe, or the pulse is off; which of the two."""
+    while pulse.wait(0.02):
+        if pipe is not None and w.readable(pipe):
+            return True
+    return False
+
+
+def in_threads(works: Iterable[Callable[[], object]]) -> None:
+    """Do all of them at once, in one process."""
+    started = [threading.Thread(target=each) for each in works]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join()
 
 
 class Crew:
@@ -124,6 +142,8 @@ class Ground:
     """Of what is made beforehand: less for a test."""
     large: bool = False
     """Whether it may take minutes to make."""
+    processes: int = 1
+    """Of an attack that any number can do: each more is one more request in the one queue of /dev/fuse."""
 
     @property
     def home(self) -> Path:
@@ -144,6 +164,10 @@ class Ground:
         """So many, or *large*, if nobody has asked for less."""
         return max(1, int((large if large and self.large else number) * self.size))
 
+    def each(self, work: Callable[[int, Pulse], object]) -> list[Work]:
+        """The same work by as many processes as there are to be, each with a number from 0."""
+        return [Work(functools.partial(work, number)) for number in range(self.processes)]
+
     def make(self, work: Callable[[], object]) -> None:
         """Do *work* beforehand as the attacker, in the source."""
 
@@ -156,6 +180,13 @@ class Ground:
     def connect(self) -> w.Client:
         """Connect to the daemon; with patience, for that is what is measured."""
         return w.Client(self.mount.socket, timeout=LONGEST)
+
+
+def read(wire: w.Client, pulse: Pulse) -> None:
+    """Read and throw away what comes, until the pulse is off."""
+    while pulse.on:
+        if w.readable(wire.socket.fileno(), 0.1):
+            wire.receive()
 
 
 # Bystanders: each gives what is timed, again and again; its argument says how often that was done before

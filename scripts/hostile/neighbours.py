@@ -1,8 +1,9 @@
 """``python -m scripts.hostile neighbours``: what one user does, and how long another waits meanwhile.
 
-Each row of the table is one attack on a fresh mount: several processes of one unprivileged user repeat it as fast as
-they can. A bystander, who is another user in another process, does something small and is timed: as long before the
-attack, meanwhile, and after it. His median may be twice what it is without, his longest wait 100 ms longer.
+Each row of the table is one attack on a fresh mount: processes of one unprivileged user repeat it as fast as they
+can. A bystander, who is another user in another process, does something small and is timed: as long before the attack,
+meanwhile, and after it. His median may be twice what it is without, his longest wait 100 ms longer. Where the kernel's
+own lock on one directory is said to be why he waits, the same is done on the plain source, and he must wait there too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from scripts.hostile import files, sockets, trees
+from scripts.hostile import files, hanging, sockets, trees
 from scripts.hostile.ground import ATTACKER, BYSTANDER, LONGEST, MEBIBYTE, ROWS, Crew, Ground, Row, Work, timed
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mount
 
-__all__ = ["files", "sockets", "trees"]  # their rows
+__all__ = ["files", "hanging", "sockets", "trees"]  # their rows
 
 TIMES = 2
 """How much worse the median may be."""
@@ -115,6 +116,7 @@ class Options(NamedTuple):
     large: bool = False
     base: str | None = None
     plain: bool = False
+    processes: int = 1
 
 
 @contextlib.contextmanager
@@ -134,7 +136,9 @@ def ground_of(row: Row, options: Options, *, plain: bool) -> Iterator[Ground]:
                 for name, user in (("attacker", ATTACKER), ("bystander", BYSTANDER)):
                     (mount.source / name).mkdir()
                     os.chown(mount.source / name, *user[:2])
-                yield Ground(mount, mount.source if plain else mount.root, stack, options.size, options.large)
+                yield Ground(
+                    mount, mount.source if plain else mount.root, stack, options.size, options.large, options.processes
+                )
             mount.check()
         except BaseException:
             mount.process.kill()  # it may hang, and so would who unmounts
@@ -148,14 +152,13 @@ def watched(ground: Ground, row: Row, works: Sequence[Work], seconds: float) -> 
     bystander = Crew([Work(functools.partial(timed, ground, row.bystander), BYSTANDER)])
     attackers = Crew(works)
     most, began = held(ground.mount), time.monotonic()
+    end, given_up = began + seconds, began + LONGEST
     try:
-        while not (bystander.failed or attackers.failed):
-            now = held(ground.mount)
-            most = Held(*map(max, most, now))
+        while not (bystander.failed or attackers.failed) and (now := time.monotonic()) < min(end, given_up):
+            if works and not attackers.rounds:  # it is not at work yet
+                end = now + seconds
+            most = Held(*map(max, most, held(ground.mount)))
             time.sleep(min(0.05, seconds / 4))
-            passed = time.monotonic() - began
-            if passed > seconds and (not works or attackers.rounds or passed > seconds + LONGEST):
-                break
     finally:
         attackers.stop()
         bystander.stop()
@@ -194,9 +197,9 @@ def verdict(outcome: Outcome, plain: Outcome | None) -> tuple[bool, str]:
     return False, "**" + ", ".join(broken) + "**"
 
 
-def play(name: str, options: Options) -> tuple[bool, str]:
+def play(row: Row, options: Options) -> tuple[bool, str]:
     """Run a row: whether all is well, and its line of the table."""
-    row, plain = ROWS[name], None
+    plain = None
     try:
         outcome = run(row, options)
         if row.plain and (options.plain or (row.lock and outcome.broken)):
@@ -205,10 +208,10 @@ def play(name: str, options: Options) -> tuple[bool, str]:
     except (AssertionError, OSError) as failure:
         reason = str(failure).strip().splitlines() or [repr(failure)]
         print(failure, file=sys.stderr)
-        return False, f"| {name} | | | | | | **failed: {reason[-1]}** |"
+        return False, f"| {row.name} | | | | | | **failed: {reason[-1]}** |"
     grown = f"{outcome.grown.memory / MEBIBYTE:.0f} MiB, {outcome.grown.threads}, {outcome.grown.descriptors}"
     beside = "" if plain is None else f"{plain.without}; {plain.during}"
-    cells = (name, f"{outcome.rounds} in {outcome.took:.1f} s", outcome.without, outcome.during, grown, beside, why)
+    cells = (row.name, f"{outcome.rounds} in {outcome.took:.1f} s", outcome.without, outcome.during, grown, beside, why)
     return good, "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -235,6 +238,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--plain", action="store_true", help="the same on the source directory too, where it can be")
     parser.add_argument("--large", action="store_true", help="60,000 blocks, a million watches: minutes of preparation")
     parser.add_argument("--size", type=float, default=1, help="how much of the usual preparation (1)")
+    parser.add_argument("--processes", type=int, default=1, help="of attacks that any number can do (1)")
     parser.add_argument("--base", help="where the mounts are made: a directory that everybody may enter")
     arguments = parser.parse_args(words)
     if arguments.list:
@@ -244,11 +248,13 @@ def main(words: Sequence[str]) -> int:
     if os.geteuid():
         parser.error("root is needed, to mount for all users and to be them: run it by sudo")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    options = Options(arguments.seconds, arguments.size, arguments.large, arguments.base, arguments.plain)
+    options = Options(
+        arguments.seconds, arguments.size, arguments.large, arguments.base, arguments.plain, arguments.processes
+    )
     print(heading(arguments.seconds), flush=True)
     good = True
     for name in arguments.row or ROWS:
-        well, line = play(name, options)
+        well, line = play(ROWS[name], options)
         good = good and well
         print(line, flush=True)
     return 0 if good else 1

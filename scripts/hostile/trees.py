@@ -6,14 +6,13 @@ import contextlib
 import functools
 import itertools
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from tests.support import wireclient as w
 from tests.support.posix import put
 
 from scripts.hostile.files import freeing
-from scripts.hostile.ground import MEBIBYTE, ROOT, Ground, Pulse, Work, row
+from scripts.hostile.ground import MEBIBYTE, ROOT, Ground, Pulse, Work, in_threads, read, row, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +34,7 @@ def listen(ground: Ground, path: bytes, mask: int = w.ALL_EVENTS) -> Work:
     def work(pulse: Pulse) -> None:
         with ground.connect() as wire:
             assert wire.ask(w.ADD, mask | w.RECURSIVE, path) > 0  # noqa: S101 - as everywhere
-            while pulse.on:
-                if w.readable(wire.socket.fileno(), 0.1):
-                    wire.receive()
+            read(wire, pulse)
 
     return Work(work, ROOT)
 
@@ -81,8 +78,7 @@ def listing_held(ground: Ground) -> list[Work]:
                     return
                 next(stack.enter_context(os.scandir(ground.home)))
                 pulse.round()
-            while pulse.wait(0.1):
-                pass
+            until(pulse)
 
     return [Work(work) for _ in range(3)]
 
@@ -140,7 +136,7 @@ def chmod_children(ground: Ground) -> list[Work]:
                 os.chmod(place, 0o700 + number // 10 % 2 * 0o55)
             pulse.round()
 
-    return [Work(functools.partial(work, process)) for process in range(3)]
+    return ground.each(work)
 
 
 # Many levels
@@ -165,7 +161,7 @@ def deep_watched(ground: Ground) -> list[Work]:
             os.chmod(name, 0o600)
             os.unlink(name)
 
-    return [*(Work(functools.partial(work, process)) for process in range(2)), *heard(ground, b"")]
+    return [*ground.each(work), *heard(ground, b"")]
 
 
 @row(plain=True)
@@ -194,15 +190,27 @@ def deep_walk(ground: Ground) -> list[Work]:
 
 
 @row(plain=True)
-def nothing(_: Ground) -> list[Work]:
-    """Three processes that do nothing but use the processors: what the machine itself makes of that."""
+def nothing(ground: Ground) -> list[Work]:
+    """A process that does nothing but use a processor: what the machine itself makes of that."""
 
-    def work(pulse: Pulse) -> None:
+    def work(_: int, pulse: Pulse) -> None:
         while pulse.on:
             sum(range(1_000))
             pulse.round()
 
-    return [Work(work) for _ in range(3)]
+    return ground.each(work)
+
+
+@row(plain=True)
+def stat(ground: Ground) -> list[Work]:
+    """What the bystander does too: what one queue makes of one more."""
+
+    def work(process: int, pulse: Pulse) -> None:
+        for name in _names(pulse, os.fsencode(ground.home), process):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name)
+
+    return ground.each(work)
 
 
 def _names(pulse: Pulse, place: bytes, process: int) -> Iterator[bytes]:
@@ -214,8 +222,8 @@ def _names(pulse: Pulse, place: bytes, process: int) -> Iterator[bytes]:
         pulse.round()
 
 
-def creating(place: bytes) -> list[Work]:
-    """Three processes that create a file, rename it and remove it."""
+def creating(ground: Ground, place: bytes) -> list[Work]:
+    """Create a file, rename it and remove it."""
 
     def work(process: int, pulse: Pulse) -> None:
         for name in _names(pulse, place, process):
@@ -223,25 +231,25 @@ def creating(place: bytes) -> list[Work]:
             os.rename(name, name + b".new")
             os.unlink(name + b".new")
 
-    return [Work(functools.partial(work, process)) for process in range(3)]
+    return ground.each(work)
 
 
 @row(plain=True)
 def create(ground: Ground) -> list[Work]:
-    """Three processes create, rename and remove as fast as they can: none of it is slow, all of it is in one queue."""
-    return creating(os.fsencode(ground.home))
+    """Files are created, renamed and removed as fast as can be: none of it is slow, all of it is in one queue."""
+    return creating(ground, os.fsencode(ground.home))
 
 
-@row(plain=True, lock=True)
+@row(plain=True)
 def create_here(ground: Ground) -> list[Work]:
-    """The same in the bystander's own directory: the kernel looks nothing up there meanwhile."""
+    """The same in the bystander's own directory, which the kernel locks until each is answered."""
     (ground.mount.source / "bystander").chmod(0o777)
-    return creating(os.fsencode(ground.elsewhere))
+    return creating(ground, os.fsencode(ground.elsewhere))
 
 
-@row(plain=True, lock=True)
+@row(plain=True)
 def unlink_here(ground: Ground) -> list[Work]:
-    """Files of 12,000 separate blocks are moved to the bystander's directory and removed there: it is locked."""
+    """Files of 12,000 separate blocks are removed in the bystander's directory, which is locked until that is done."""
     (ground.mount.source / "bystander").chmod(0o777)
 
     def free(path: bytes) -> None:
@@ -266,10 +274,6 @@ def stat_threads(ground: Ground) -> list[Work]:
                     os.stat(home + b"/%d.%d.%d" % (process, thread, number))
                 pulse.round()
 
-        started = [threading.Thread(target=one, args=[thread]) for thread in range(threads)]
-        for each in started:
-            each.start()
-        for each in started:
-            each.join()
+        in_threads(functools.partial(one, thread) for thread in range(threads))
 
     return [Work(functools.partial(work, process)) for process in range(4)]
