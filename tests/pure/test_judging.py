@@ -14,7 +14,7 @@ from notifyfs.subscribers import judging
 from notifyfs.subscribers.judging import Judges, Verdicts
 from notifyfs.subscribers.resolve import Peer
 from notifyfs.system import identity, syscalls
-from tests.support.directory import Directory, directory
+from tests.support.directory import Directory, directory, done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ def test_a_change_through_the_mount_removes_the_verdicts_on_that_directory_alone
     places = chain(place, 3)
     judge.reach(places)
     judge.news()
-    place.attributes.set(places[1], Wanted(mode=0o700), None, place.caller)
+    done(place.attributes.set(places[1], Wanted(mode=0o700), None, place.caller))
     assert judge.reach(places) == Reach(0)
     assert judge.news() == ["d1"]
     place.attributes.set(places[1], Wanted(uid=USER), None, place.caller)

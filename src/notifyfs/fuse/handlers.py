@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import pyfuse3
-from pyfuse3 import EntryAttributes, FileInfo
 
 from notifyfs.core.changes import Change
 from notifyfs.fuse.answers import at_once, in_steps, may_wait, on_source
+from notifyfs.fuse.replies import absent, attributes, information
 from notifyfs.fuse.threads import Threads
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.passthrough.listing import OWN
@@ -26,13 +26,22 @@ from notifyfs.system.closing import close_apart
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pyfuse3 import FileHandleT, InodeT, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+    from pyfuse3 import (
+        EntryAttributes,
+        FileHandleT,
+        FileInfo,
+        InodeT,
+        ReaddirToken,
+        RequestContext,
+        SetattrFields,
+        StatvfsData,
+    )
 
     from notifyfs.core.changes import Changes
     from notifyfs.core.inodes import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attributes import Attributes
-    from notifyfs.passthrough.files import Files, Handle, Opened
+    from notifyfs.passthrough.files import Files, Handle
     from notifyfs.passthrough.judgement import Judgement
     from notifyfs.passthrough.listing import Listings
     from notifyfs.passthrough.names import Made, Names
@@ -107,7 +116,7 @@ class Handlers(pyfuse3.Operations):
         self._self = Caller(os.getpid(), os.geteuid(), os.getegid())
         self._socket = socket
         self._timeout = TIMEOUTS[cache]
-        self._absent = _absent(TIMEOUTS[cache]) if cache == "always" else None
+        self._absent = absent(TIMEOUTS[cache]) if cache == "always" else None
 
     # Names
 
@@ -253,13 +262,13 @@ class Handlers(pyfuse3.Operations):
         parent = self._inodes[parent_inode]
         opened = yield from self._files.create(parent, name, mode, flags, _caller(ctx), ctx.umask)
         self._tell_made(opened.change)
-        return _information(opened), self._remembered(opened.handle.entry.inode, opened.found)
+        return information(opened), self._remembered(opened.handle.entry.inode, opened.found)
 
     @in_steps
     def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> Steps[FileInfo]:
         opened = yield from self._files.open(self._inodes[inode], flags, _caller(ctx))
         self._tell(opened.change)
-        return _information(opened)
+        return information(opened)
 
     @may_wait
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
@@ -368,39 +377,8 @@ class Handlers(pyfuse3.Operations):
 
     def _shown(self, inode: Inode, found: os.stat_result) -> EntryAttributes:
         self._judgement.tell(inode, found)
-        answer = EntryAttributes()
-        answer.st_ino = inode.number
-        answer.generation = inode.generation
-        answer.st_mode = found.st_mode
-        answer.st_nlink = found.st_nlink
-        answer.st_uid = found.st_uid
-        answer.st_gid = found.st_gid
-        answer.st_rdev = found.st_rdev
-        answer.st_size = found.st_size
-        answer.st_blksize = found.st_blksize
-        answer.st_blocks = found.st_blocks
-        answer.st_atime_ns = found.st_atime_ns
-        answer.st_mtime_ns = found.st_mtime_ns
-        answer.st_ctime_ns = found.st_ctime_ns
-        answer.attr_timeout = self._timeout
-        # A file with several names is looked up again at each use: that tells which name is used.
-        several = (found.st_nlink > 1 or inode.names is not None) and not inode.is_dir
-        answer.entry_timeout = 0 if several else self._timeout
-        return answer
+        return attributes(inode, found, self._timeout)
 
 
 def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.pid, ctx.uid, ctx.gid)
-
-
-def _information(opened: Opened) -> FileInfo:
-    handle = opened.handle
-    return FileInfo(fh=pyfuse3.FileHandleT(handle.fd), keep_cache=opened.keep, direct_io=handle.direct)
-
-
-def _absent(seconds: float) -> EntryAttributes:
-    """The answer that there is no such name, good for so long (FUSE: an entry with inode 0)."""
-    answer = EntryAttributes()
-    answer.st_ino = pyfuse3.InodeT(0)
-    answer.entry_timeout = seconds
-    return answer
