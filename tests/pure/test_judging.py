@@ -106,11 +106,11 @@ def test_a_change_through_the_mount_removes_the_verdicts_on_that_directory_alone
     done(place.attributes.set(places[1], Wanted(mode=0o700), None, place.caller))
     assert judge.reach(places) == Reach(0)
     assert judge.news() == ["d1"]
-    place.attributes.set(places[1], Wanted(uid=USER), None, place.caller)
+    done(place.attributes.set(places[1], Wanted(uid=USER), None, place.caller))
     assert judge.reach(places) == Reach(3)
     assert judge.news() == ["d1"]
-    place.attributes.set_extended(places[0], b"security.x", b"1", place.caller)
-    place.attributes.set_extended(places[2], b"user.x", b"1", place.caller)
+    done(place.attributes.set_extended(places[0], b"security.x", b"1", place.caller))
+    done(place.attributes.set_extended(places[2], b"user.x", b"1", place.caller))
     assert judge.reach(places) == Reach(3)
     assert judge.news() == ["d2"]
 
