@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ import pytest
 
 from notifyfs.core.instances import Reach
 from notifyfs.passthrough.attributes import Wanted
+from notifyfs.protocol import flags
 from notifyfs.subscribers import judging
 from notifyfs.subscribers.judging import Judges, Verdicts
-from notifyfs.subscribers.resolve import Peer
+from notifyfs.subscribers.resolve import Peer, Resolver
 from notifyfs.system import identity, syscalls
 from tests.support.directory import Directory, directory, done
+from tests.support.tree import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -175,6 +178,15 @@ def test_a_kernel_without_faccessat2_judges_the_same(place: Directory, monkeypat
     assert judge_of(place, Clock(), 0, 1).reach(places) == Reach(3)
     (place.root / "d0/d1").chmod(0o711)
     assert judge_of(place, Clock(), USER, 2).reach(places[1:]) == Reach(-1)
+
+
+def test_where_nobody_can_be_judged_only_root_may_watch_a_tree(place: Directory) -> None:
+    resolver = Resolver(place.source, b"/mount", (0, 0), judges=False)
+    mask = flags.CREATE | flags.X_RECURSIVE
+    with numbered(errno.EPERM):
+        resolver.path(b"", mask, Peer(0, USER, USER))
+    assert resolver.path(b"", mask, Peer(0, 0, USER)) is place.top
+    assert resolver.path(b"", flags.CREATE, Peer(0, USER, USER)) is place.top
 
 
 def test_verdicts_of_many_users_do_not_pile_up(place: Directory) -> None:

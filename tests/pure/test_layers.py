@@ -69,7 +69,8 @@ INSIDE_CORE: dict[str, set[str]] = {  # X may load these, besides itself
     "accounts": {"filters"},
     "instances": set(),
     "hearing": {"rules"},
-    "watches": {"accounts", "hearing", "instances", "rules"},
+    "doubts": set(),
+    "watches": {"accounts", "doubts", "hearing", "instances", "rules"},
 }
 
 IMPURE = {

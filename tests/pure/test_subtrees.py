@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,3 +124,52 @@ def test_whatever_is_renamed_an_event_names_the_path_as_it_is_now(moves: list[tu
     for name in sorted(names):
         tree.setattr(name, "mode")
     assert [record.name.decode() for record in tree.records()] == sorted(names)
+
+
+def test_far_below_a_recursive_watch_no_path_is_made_that_no_record_can_carry(tree: Tree) -> None:
+    """It took half a second and a mebibyte, for each event: the path grew by one name after the other."""
+    place = tree.inodes.root
+    for number in range(4000):
+        place = tree.inodes.enter(place, b"n" * 255, 1, 10**6 + number, is_dir=True).inode
+    file = tree.inodes.enter(place, b"f", 1, 10**7, is_dir=False)
+    tree.watches.add(tree.instance, tree.inodes.root, flags.ATTRIB | flags.X_RECURSIVE)
+    tracemalloc.start()
+    try:
+        tree.tell("attributes", file)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 17
+    assert tree.records() == [OVERFLOW]
+
+
+def test_many_watches_one_below_the_other_name_it_each_its_own_way(tree: Tree) -> None:
+    tree.play("mkdir s/t, mkdir s/t/u, mkdir s/t/u/v")
+    paths = ["", "s", "s/t", "s/t/u", "s/t/u/v"]
+    wds = {add(tree, path, flags.CREATE | flags.X_RECURSIVE): path for path in paths}
+    tree.play("make s/t/u/v/f")
+    told = [(wds[record.wd], record.name.decode()) for record in tree.records()]
+    assert [f"{path}/{name}".lstrip("/") for path, name in told] == ["s/t/u/v/f"] * 5
+    assert [path for path, _ in told] == paths[::-1]
+
+
+def test_a_path_that_no_record_can_carry_is_lost_to_all_watches_further_up_and_to_no_other(tree: Tree) -> None:
+    tree.play("mkdir a")
+    add(tree, "a", flags.ATTRIB | flags.X_RECURSIVE)
+    tree.watches.add(tree.instance, tree.inodes.root, flags.ATTRIB | flags.X_RECURSIVE)
+    place = tree.at("a")
+    names = [b"n" * 255] * 16
+    for number, name in enumerate(names):
+        place = tree.inodes.enter(place.inode, name, 1, 10**6 + number, is_dir=True)
+        if number == 1:
+            near = tree.watches.add(tree.instance, place.inode, flags.ATTRIB | flags.X_RECURSIVE)
+    last = tree.inodes.enter(place.inode, b"x" * (MAX_LEN - 1 - 16 * 256), 1, 10**7, is_dir=False)
+    tree.tell("attributes", last)
+    records = tree.records()
+    path = b"/".join([*names, last.name])
+    assert len(path) == MAX_LEN - 1
+    assert records == [
+        Record(near, flags.ATTRIB, 0, b"/".join([*names[2:], last.name])),
+        Record(1, flags.ATTRIB, 0, path),
+        OVERFLOW,
+    ]

@@ -346,3 +346,17 @@ def test_a_recursive_watch_takes_what_any_takes(mount: Mount, top: Path) -> None
         assert wire.watch(TREE, file) == -errno.ENOTDIR
         assert wire.watch(TREE, closed) == REFUSED
         assert wire.watch(TREE, closed / "absent") == -errno.ENOENT
+
+
+def test_on_a_source_that_may_hang_nobody_is_judged_and_only_root_may_watch_a_tree(
+    open_mount: Mount, mounted: Callable[..., Mount]
+) -> None:
+    upper = mounted("allow_other", "reach=socket", source=open_mount.root)
+    with as_them():
+        wire = Wire(upper)
+    with wire:
+        assert wire.watch(TREE) == -errno.EPERM
+        assert wire.watch(w.CREATE) == 1
+    with Wire(upper) as wire:
+        wire.add(TREE)
+    upper.finish()

@@ -20,7 +20,8 @@ PLAIN = {
     "one of many parts of what has a word": {
         *("client.filters.Rule", "core.gitignore.Line", "core.gitignore.Lines", "core.inodes.Inodes", "core.rules.To"),
         *("core.watches.Watches", "observe.statistics.OpenInstance", "protocol.session.Outgoing"),
-        *("subscribers.requests.Reply", "subscribers.server.Server", "fuse.readloop.Lock", "fuse.readloop.Readiness"),
+        *("subscribers.judging.Judges", "subscribers.requests.Reply", "subscribers.server.Server"),
+        *("fuse.readloop.Lock", "fuse.readloop.Readiness"),
         *("fuse.readloop.Workers", "fuse.device.Request", "fuse.device.Device", "fuse.deaths.InDoubt"),
         *("fuse.probe.Kernel", "mounts.throwaway.Throwaway"),
     },

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 _REMEDIES: Final = {
     errno.EMFILE: "too many instances; raise the mount's option max_user_instances",
-    errno.ENOSPC: "too many watches (raise the mount's option max_user_watches) or, except for root, rules in filters",
+    errno.ENOSPC: (
+        "too many watches (raise the mount's option max_user_watches) or, except for root, recursive ones"
+        " or rules in filters"
+    ),
 }
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from notifyfs.core.instances import Judge, Reach, Watch
 
 _LONGEST: Final = MAX_LEN - 1  # bytes of a name
+TOO_LONG: Final = bytes(_LONGEST + 1)
+"""In the place of any path that is longer than that, or goes on from this."""
 _MOST_NAMES: Final = (_LONGEST + 1) // 2  # in so long a path: each has a byte at least, and a slash
 
 
@@ -57,12 +59,13 @@ def upwards(place: Inode) -> Iterator[Inode]:
         yield place
 
 
-def path(names: list[bytes]) -> bytes | None:
-    """The path of these *names*, the last component first; None if no record can carry it."""
-    if len(names) > _MOST_NAMES:
-        return None
-    joined = b"/".join(names[::-1])
-    return joined if len(joined) <= _LONGEST else None
+def path(names: list[bytes]) -> bytes:
+    """The path of these *names*, or paths, the last component first; ``TOO_LONG`` if no record can carry it."""
+    if len(names) <= _MOST_NAMES:
+        joined = b"/".join(names[::-1])
+        if len(joined) <= _LONGEST:
+            return joined
+    return TOO_LONG
 
 
 def listens(watch: Watch, mask: int, above: int) -> bool:
@@ -79,11 +82,6 @@ def concerned(change: Change) -> bool:
                 if watch.mask & told:
                     return True
     return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
-
-
-def may_be_held(inode: Inode | None) -> bool:
-    """Whether only the kernel knows that nothing holds *inode*, and somebody watches it."""
-    return inode is not None and bool(inode.watches) and inode.lookups > 0 and not inode.in_use
 
 
 def wanted(entry: Entry, event: int, *, from_above: bool) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from notifyfs.core.accounts import Accounts, Limits
-from notifyfs.core.hearing import Hearing, concerned, listens, may_be_held, path, wanted
+from notifyfs.core.doubts import Doubt, may_be_held
+from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, listens, path, wanted
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import notices
 from notifyfs.protocol import flags
+from notifyfs.protocol.flags import EVENTS, X_RECURSIVE
 from notifyfs.protocol.records import Record
 
 if TYPE_CHECKING:
@@ -24,22 +26,8 @@ if TYPE_CHECKING:
     from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice
 
-_KEPT: Final = flags.EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | flags.X_RECURSIVE | flags.X_ORIGIN
+_KEPT: Final = EVENTS | flags.ONESHOT | flags.EXCL_UNLINK | X_RECURSIVE | flags.X_ORIGIN
 _LINUX: Final = Limits()
-
-
-class Doubt(NamedTuple):
-    """A death of which the kernel has not said whether it came about."""
-
-    change: Change
-    notice: Notice
-    gate: Question
-    hidden: tuple[Gate, ...]
-    """Those of ``change``."""
-    instances: list[Instance]
-    """Who watched the inode then: whoever does when it is decided is among them."""
-    deaf: list[Watch]
-    """Watches that may not hear of it."""
 
 
 def _reraise(_what: str, error: Exception) -> None:
@@ -137,7 +125,7 @@ class Watches:
         ENOTDIR: ONLYDIR or X_RECURSIVE on what is no directory.
         """
         self.check(mask)
-        if mask & (flags.ONLYDIR | flags.X_RECURSIVE) and not inode.is_dir:
+        if mask & (flags.ONLYDIR | X_RECURSIVE) and not inode.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
         self.give_up(inode)  # what is found has not died
         watch = inode.watches.get(instance) if inode.watches else None
@@ -295,7 +283,8 @@ class Watches:
                     self._ignore(watch, change.actor, change.number)
 
     def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
-        mask, names, entry = notice.mask, [notice.name], parent.entry
+        mask, names, above = notice.mask & EVENTS, [notice.name], 0
+        entry = parent.entry
         name = entry.name
         while name:  # some 4,000 times where somebody works as far below as that
             names.append(name)
@@ -304,8 +293,10 @@ class Watches:
             name = entry.name
             if place.watches:
                 for watch in place.watches.values():
-                    if watch.mask & mask & flags.EVENTS and watch.mask & flags.X_RECURSIVE:
-                        self._hear(change, notice, place, path(names), parent, len(names) - 1)
+                    if watch.mask & mask and watch.mask & X_RECURSIVE:
+                        above += len(names) - 1
+                        names = [path(names)]
+                        self._hear(change, notice, place, names[0], parent, above)
                         break
 
     def _hear(  # noqa: PLR0913, PLR0917 - what happened where, and who is asked
@@ -313,30 +304,32 @@ class Watches:
         change: Change,
         notice: Notice,
         place: Inode,
-        name: bytes | None,
+        name: bytes,
         parent: Inode | None = None,
         above: int = 0,
         doubt: Doubt | None = None,
     ) -> None:
-        """The watches of *place*, so far *above* *parent* where it was, hear of it by this *name* (None: too long)."""
-        for watch in list((place.watches or {}).values()):
+        """The watches of *place*, so far *above* *parent* where it was, hear of it by this *name*, or ``TOO_LONG``."""
+        mask = notice.mask
+        for watch in list(place.watches.values()) if place.watches else ():
             wanted = watch.mask
-            if not wanted & notice.mask & flags.EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
+            if not wanted & mask & EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
                 continue
-            if above and not wanted & flags.X_RECURSIVE:
+            recursive = wanted & X_RECURSIVE
+            if above and not recursive:
                 continue
             if watch.filter is not None and not watch.filter.passes(
-                name or b"", change.actor, is_dir=bool(notice.mask & flags.ISDIR)
+                b"" if name is TOO_LONG else name, change.actor, is_dir=bool(mask & flags.ISDIR)
             ):
                 continue
-            judged = watch.instance.judge is not None and wanted & flags.X_RECURSIVE
+            judged = recursive and watch.instance.judge is not None
             if judged and (watch in doubt.deaf if doubt else not self._admits(watch, change, parent or place, above)):
                 continue
-            if name is None:
+            if name is TOO_LONG:
                 watch.instance.overflow()
             else:
-                record = Record(watch.wd, notice.mask, notice.cookie, name)
-                gates = doubt.hidden if doubt else self._hidden(change)
+                record = Record(watch.wd, mask, notice.cookie, name)
+                gates = doubt.hidden if doubt else self._hidden(change) if change.locked else ()
                 self._push(watch, record, change.actor, change.number, doubt=doubt, gates=gates)
             if wanted & flags.ONESHOT:
                 self._ignore(watch, change.actor, change.number, doubt)
@@ -383,7 +376,7 @@ class Watches:
 
     def _modify(self, watch: Watch, mask: int, chosen: Matcher | None, *, by_path: bool) -> None:
         added = mask & flags.MASK_ADD
-        if not watch.mask & flags.X_RECURSIVE:
+        if not watch.mask & X_RECURSIVE:
             self.accounts.afford_recursive(watch.instance, mask)
         self.accounts.afford(watch.instance, chosen, watch.filter)
         self.accounts.count(watch, -1)

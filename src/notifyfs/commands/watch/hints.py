@@ -10,7 +10,7 @@ def reason(path: bytes, error: OSError, *, recursive: bool = False, by_name: boo
     """Say on one line why *error* came of watching *path*, and the remedy where there is one."""
     said = error.strerror or str(error)
     if error.errno == errno.EPERM and recursive:
-        return "only root and the user who mounted it may watch a whole tree (-r)"
+        return "on a source that may hang, only root and the user who mounted it may watch a whole tree (-r)"
     if error.errno == errno.EACCES and by_name:
         return (
             f"{said}; it takes search permission from / down to there, above the mountpoint unless it has reach=socket"
