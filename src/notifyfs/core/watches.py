@@ -146,12 +146,12 @@ class Watches:
         self._ignore(watch, actor, self._changes.last)  # nothing was done: it has the number of what was done last
 
     def wanted(self, inode: Inode, event: int) -> bool:
-        """Whether any watch would hear *event* on this inode, or through its directories."""
+        """Whether any watch would hear *event* on this inode, or through the directories of the names in use."""
         if not self.listening:
             return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        entries = inode.names or [inode.entry]
+        entries = (inode.entry,) if inode.used is None else inode.used
         return any(
             watch.mask & event
             for entry in entries

@@ -18,7 +18,7 @@ from notifyfs.core.inodes import Inodes
 from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from notifyfs.core.inodes import Entry, Inode
 
@@ -44,7 +44,7 @@ class Source:
         self._root = root
         self._kept: OrderedDict[Inode, int] = OrderedDict()
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
-        self._lent: dict[Inode, list[int]] = {}
+        self._lent: dict[Inode, dict[int, None]] = {}
         self._removed: list[int] = []  # the last hold on files that nobody remembers: to close one frees the file
         self._freeing = freeing
 
@@ -142,14 +142,18 @@ class Source:
 
     def lend(self, inode: Inode, fd: int) -> None:
         """*fd* is open on *inode*, until ``take_back``: as good a way to it as any."""
-        self._lent.setdefault(inode, []).append(fd)
+        self._lent.setdefault(inode, {})[fd] = None
 
     def take_back(self, inode: Inode, fd: int) -> None:
         """*fd* is going to be closed."""
         lent = self._lent[inode]
-        lent.remove(fd)
+        del lent[fd]
         if not lent:
             del self._lent[inode]
+
+    def lent(self, inode: Inode) -> Iterable[int]:
+        """The descriptors of *inode* that are lent."""
+        return self._lent.get(inode, ())
 
     def _known(self, inode: Inode) -> int | None:
         fd = self._kept.get(inode)
@@ -157,7 +161,7 @@ class Source:
             self._kept.move_to_end(inode)
             return fd
         fd = self._pinned.get(inode)
-        return self._lent[inode][-1] if fd is None and inode in self._lent else fd
+        return next(reversed(self._lent[inode])) if fd is None and inode in self._lent else fd
 
     def _through_a_name(self, inode: Inode, attempt: Callable[[Entry], T]) -> T:
         """Try each name of *inode* that is still thought to lead to it; ESTALE when none does any more."""
