@@ -126,8 +126,9 @@ def leases(ground: Ground, flags: int, kind: int, break_it: Callable[[bytes], ob
         for number in itertools.count():
             if not pulse.on:
                 break
-            os.chmod(path, 0o600 + number % 2 * 0o44)
-            break_it(path)
+            with contextlib.suppress(InterruptedError):  # by signals of the daemon's own, as it may turn out
+                os.chmod(path, 0o600 + number % 2 * 0o44)
+                break_it(path)
 
     holders = [Work(functools.partial(hold, name, generous=bool(each % 2))) for each, name in enumerate(names)]
     return holders + [Work(functools.partial(ask, name)) for name in names]
