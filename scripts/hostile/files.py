@@ -173,6 +173,22 @@ def write(ground: Ground) -> list[Work]:
 
 
 @row(plain=True)
+def write_sync(ground: Ground) -> list[Work]:
+    """A block is written to a file that was opened with O_SYNC, again and again: each write(2) waits for the disk."""
+
+    def work(process: int, pulse: Pulse) -> None:
+        path = os.fsencode(ground.home) + b"/synced%d" % process
+        with opened(path, os.O_WRONLY | os.O_CREAT | os.O_SYNC) as fd:
+            for place in itertools.count():
+                if not pulse.on:
+                    break
+                os.pwrite(fd, b"x" * BLOCK, place % 4096 * BLOCK)
+                pulse.round()
+
+    return ground.each(work)
+
+
+@row(plain=True)
 def fsync(ground: Ground) -> list[Work]:
     """A block is written and fsync(2)-ed, again and again: the disk's own time, and the journal's."""
 

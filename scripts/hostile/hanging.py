@@ -79,12 +79,12 @@ def locking(places: Sequence[Path], memory: int, pulse: Pulse) -> list[Callable[
 
 @row(hears)
 def list_into_hang(ground: Ground) -> list[Work]:
-    """48 watched directories are listed into memory that hangs, mapped from a file, and are locked meanwhile.
+    """64 watched directories are listed into memory that hangs, mapped from a file, and are locked meanwhile.
 
     Somebody works in each, and of each the kernel is asked whether that is over.
     """
     server, descriptor = hanging_file(ground)
-    places = ground.many(48)
+    places = ground.many(64)
     ground.make(lambda: [os.mkdir(f"listed{number}") for number in range(places)])
 
     def work(first: int, pulse: Pulse) -> None:
@@ -96,7 +96,7 @@ def list_into_hang(ground: Ground) -> list[Work]:
             in_threads([reads, *locking([ground.home / f"listed{number}" for number in mine], descriptor, pulse)])
 
     works = [Work(functools.partial(work, first)) for first in range(4)]
-    return [*works, Work(functools.partial(stop_and_go, server, 1.5, 0.1), ROOT)]
+    return [*works, Work(functools.partial(stop_and_go, server, 1.5, 0.3), ROOT)]
 
 
 @row(plain=True, lock=True)
@@ -105,7 +105,7 @@ def list_into_hang_here(ground: Ground) -> list[Work]:
     server, descriptor = hanging_file(ground)
     (ground.mount.source / "bystander").chmod(0o777)
     work = Work(lambda pulse: in_threads(locking([ground.elsewhere], descriptor, pulse)))
-    return [work, Work(functools.partial(stop_and_go, server, 1.5, 0.1), ROOT)]
+    return [work, Work(functools.partial(stop_and_go, server, 1.5, 0.3), ROOT)]
 
 
 @row(hears, threads=128)

@@ -42,17 +42,19 @@ def listen(ground: Ground, path: bytes, mask: int = w.ALL_EVENTS) -> Work:
 # Many entries
 
 
+def long_names(place: str, count: int) -> list[bytes]:
+    """Make a directory of *count* names of 250 bytes; their paths."""
+    os.mkdir(place)
+    paths = [os.fsencode(place) + b"/%06d" % number + b"n" * 244 for number in range(count)]
+    for path in paths:
+        os.mknod(path)
+    return paths
+
+
 @row(plain=True, memory=32 * MEBIBYTE)
 def listing(ground: Ground) -> list[Work]:
     """Three processes list 300,000 names of 250 bytes: whoever takes a whole listing first holds 100 MiB for each."""
-    count = ground.many(300_000)
-
-    def furnish() -> None:
-        os.mkdir("many")
-        for number in range(count):
-            os.mknod(b"many/%06d" % number + b"n" * 244)
-
-    ground.make(furnish)
+    ground.make(lambda: long_names("many", ground.many(300_000)))
 
     def work(pulse: Pulse) -> None:
         while pulse.on:
@@ -68,19 +70,32 @@ def listing(ground: Ground) -> list[Work]:
 
 @row(plain=True)
 def listing_held(ground: Ground) -> list[Work]:
-    """The same directory opened 60 times, and one name read of each: a listing that is begun, and never ended."""
-    ground.make(lambda: [os.mknod(b"%06d" % number + b"n" * 244) for number in range(ground.many(100_000))])
+    """100,000 such names, 60 times opened, and one name read of each: listings that are begun, and never ended."""
+    ground.make(lambda: long_names("many", ground.many(100_000)))
 
     def work(pulse: Pulse) -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 if not pulse.on:
                     return
-                next(stack.enter_context(os.scandir(ground.home)))
+                next(stack.enter_context(os.scandir(ground.home / "many")))
                 pulse.round()
             until(pulse)
 
     return [Work(work) for _ in range(3)]
+
+
+@row(plain=True)
+def listing_emptied(ground: Ground) -> list[Work]:
+    """A directory that had 300,000 names is listed: the file system looks through all of its blocks in one call."""
+    ground.make(lambda: [os.unlink(path) for path in long_names("emptied", ground.many(300_000))])
+
+    def work(_: int, pulse: Pulse) -> None:
+        while pulse.on:
+            os.listdir(ground.home / "emptied")
+            pulse.round()
+
+    return ground.each(work)
 
 
 @row(plain=True)
