@@ -92,26 +92,28 @@ class _Flood:
         self._ground = ground
         self._chance = chance
         self._rest = b""
+        self._come = b""
         self._wire = ground.connect()
         self._wire.socket.setblocking(False)  # noqa: FBT003 - socket's own signature
 
     def fileno(self) -> int:
         return self._wire.socket.fileno()
 
-    def on(self, happened: int) -> bool:
-        """Read and send what can be; whether all of a batch was sent."""
-        try:
-            if happened & ~select.POLLOUT and not self._wire.socket.recv(1 << 16):
-                raise ConnectionResetError
-            if happened & select.POLLOUT:
-                # One in a thousand is no request at all, which ends the connection.
-                junk = b"\xff" * 16 if not self._chance.randrange(1000) else b""
-                self._rest = self._rest or junk or _requests(self._chance)
+    def on(self, happened: int) -> int:
+        """Send what can be, and read; how many replies came."""
+        if happened & select.POLLOUT:
+            # One in a thousand is no request at all, which ends the connection.
+            junk = b"\xff" * 16 if not self._chance.randrange(1000) else b""
+            self._rest = self._rest or junk or _requests(self._chance)
+            with contextlib.suppress(BlockingIOError):
                 self._rest = self._rest[self._wire.socket.send(self._rest) :]
-                return not self._rest
-        except BlockingIOError:
-            pass
-        return False
+        if not happened & ~select.POLLOUT:
+            return 0
+        data = self._wire.socket.recv(1 << 16)
+        if not data:
+            raise ConnectionResetError
+        records, self._come = w.split(self._come + data)
+        return sum(bool(record.mask & w.REPLY) for record in records)
 
     def close(self) -> None:
         self._wire.close()
@@ -149,7 +151,7 @@ def flooding(ground: Ground) -> list[Work]:
 
 @row(stats)
 def flood(ground: Ground) -> list[Work]:
-    """100 connections by three processes, each with a hundred requests of all kinds at a time: a round is a hundred."""
+    """100 connections by three processes, each with requests of all kinds, many at a time; a round is a reply."""
     return flooding(ground)
 
 
