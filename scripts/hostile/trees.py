@@ -188,9 +188,9 @@ def deep_walk(ground: Ground) -> list[Work]:
     def work(pulse: Pulse) -> None:
         while pulse.on:
             os.chdir(ground.home)
-            for _ in range(levels):
+            for level in range(levels):
                 os.chdir(LEVEL)
-                pulse.round()
+                pulse.round(level >= levels // 10)  # once it is deep
                 if not pulse.on:
                     return
             os.mkdir("bottom")
