@@ -286,7 +286,7 @@ class Handlers(pyfuse3.Operations):
     @may_wait
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
-        if self.source_answers is None and not self._pace.slow:
+        if not (handle.waits or self._pace.slow or self.source_answers is not None):
             written = self._pace.timed(self._files.write, handle, buf, off)
         else:
             written = await self.threads.run(handle.caller.uid, self._pace.timed, self._files.write, handle, buf, off)

@@ -196,10 +196,8 @@ def _set(wanted: Wanted, opened: bool, waits: bool, fd: int) -> os.stat_result: 
     if size is not None:
         if opened:
             os.ftruncate(fd, size)
-        elif waits:
-            os.truncate(path, size)
         else:
-            _truncate_at_once(path, size)
+            _truncate(path, size, waits=waits)
     if uid is not None or gid is not None:
         os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
     elif mode is not None and size is None:
@@ -216,9 +214,10 @@ def _set(wanted: Wanted, opened: bool, waits: bool, fd: int) -> os.stat_result: 
     return os.fstat(fd)
 
 
-def _truncate_at_once(path: bytes, size: int) -> None:
-    # truncate(2) would wait for who has a lease on the file (fcntl(2), F_SETLEASE).
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _truncate(path: bytes, size: int, *, waits: bool) -> None:
+    # truncate(2) would wait in any case for who has a lease on the file, and be interrupted by a signal in that
+    # (fcntl(2), F_SETLEASE): Python repeats open(2), and not truncate(2).
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
     try:
         os.ftruncate(fd, size)
     finally:

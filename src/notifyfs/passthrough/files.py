@@ -58,6 +58,8 @@ class Handle:
     """It was opened for writing with O_APPEND."""
     direct: bool = False
     """The kernel's page cache is bypassed: it cannot be mapped, and the kernel does not clear setuid."""
+    waits: bool = False
+    """Each write waits for the disk (O_SYNC, O_DSYNC)."""
     may_be_mapped: bool = False
     """What is written may be the pages of a shared map."""
     written: bool = False
@@ -224,6 +226,7 @@ class Files:
         inode.pages = content
         handle.writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
         handle.appends = handle.writable and bool(flags & os.O_APPEND)
+        handle.waits = bool(flags & os.O_SYNC)  # of which O_DSYNC is a part
         # Where it is appended the source must decide, but not for what is stored through a map.
         handle.direct = handle.appends or (watched and self._exact)
         handle.may_be_mapped = flags & os.O_ACCMODE == os.O_RDWR and not handle.direct
