@@ -114,7 +114,7 @@ def test_a_change_by_a_descriptor_was_made_through_the_name_that_it_was_opened_b
     directory, started = place.look(b"d"), threading.Event()
     place.look(b"other")
     entry = looked_up(place, b"fifo", directory)
-    entry.uses += 1
+    place.source.inodes.use(entry)
     fd, thread = os.open(place.root / "d/fifo", os.O_RDWR), 0
 
     def read() -> None:
@@ -132,7 +132,7 @@ def test_a_change_by_a_descriptor_was_made_through_the_name_that_it_was_opened_b
     os.write(fd, b"x")
     reader.join()
     os.close(fd)
-    entry.uses -= 1
+    place.source.inodes.drop(entry)
     assert reached == [entry]
 
 
@@ -145,6 +145,10 @@ def test_who_is_not_listened_to_is_not_looked_at(place: Directory) -> None:
     instance = Instance(0, Queue(10, lambda: 0), lambda: None)
     place.watches.open(instance)
     place.watches.add(instance, place.top, flags.ATTRIB)
+    change = place.attribution.changed("attributes", first.inode, CALLER)
+    assert change is not None
+    assert (change.entry, change.others) == (first, ()), "nobody hears of the second"
+    place.watches.add(instance, second.parent, flags.ATTRIB)
     change = place.attribution.changed("attributes", first.inode, CALLER)
     assert change is not None
     assert (change.entry, change.others) == (first, (second,))

@@ -316,6 +316,9 @@ class AgainstNames(RuleBasedStateMachine):
                 live[name.parent] += 1
         for file in self.remembered():
             assert len(file.inode.children or {}) == live[file]
+            names = file.inode.names
+            assert file.inode.used == (None if names is None else {name: None for name in names if name.uses})
+            assert file.inode.in_use == any(name.uses for name in names or (file.inode.entry,))
             above(file.inode)
 
     @invariant()

@@ -10,6 +10,7 @@ the parent hear the right name, and ``DELETE_SELF`` come at the right moment
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Inode:
         "number",
         "pages",
         "told",
+        "used",
         "verdicts",
         "walked",
         "watches",
@@ -81,8 +83,10 @@ class Inode:
         """How often the kernel was told of it (FUSE's lookup count)."""
         self.entry: Entry
         """One of its names, a live one if there is any: a removed file keeps its last. The root's is empty."""
-        self.names: list[Entry] | None = None
+        self.names: OrderedDict[Entry, None] | None = None
         """All entries, when there are several: those that are live, and those removed but still in use."""
+        self.used: dict[Entry, None] | None = None
+        """Those of ``names`` that are in use."""
         self.children: dict[bytes, Entry] | None = None
         self.pages: tuple[int, int, int] | None = None
         """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
@@ -115,7 +119,7 @@ class Inode:
     @property
     def in_use(self) -> bool:
         """Whether an open handle came through any of its names (of a directory also: see ``Entry.uses``)."""
-        return any(name.uses for name in self.names or (self.entry,))
+        return self.entry.uses > 0 if self.used is None else bool(self.used)
 
     def __repr__(self) -> str:
         return f"<Inode {self.number} {self.entry.name!r}>"
@@ -252,23 +256,32 @@ class Inodes:
 
     def use(self, entry: Entry) -> None:
         """Begin a use of *entry*: a handle was opened through it."""
-        entry.uses += 1
-        while entry.uses == 1 and not entry.live:
-            entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
+        while True:
             entry.uses += 1
+            used = entry.inode.used
+            if used is not None:
+                used[entry] = None
+            if entry.uses > 1 or entry.live:
+                return
+            entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
 
     def drop(self, entry: Entry) -> list[Inode]:
         """End one use of *entry*; return the inodes that die of it, in the order of their deaths."""
-        died = []
-        dropped = [entry.inode]
-        entry.uses -= 1
-        while not entry.uses and not entry.live:
-            self._unname(entry)
-            if entry.inode.gone:
-                died.append(entry.inode)
-            entry = entry.parent.entry
+        died, dropped = [], []
+        while True:
+            inode = entry.inode
+            dropped.append(inode)
             entry.uses -= 1
-            dropped.append(entry.inode)
+            if entry.uses:
+                break
+            if inode.used is not None:
+                del inode.used[entry]
+            if entry.live:
+                break
+            self._unname(entry)
+            if inode.gone:
+                died.append(inode)
+            entry = entry.parent.entry
         for inode in dropped:
             self.reap(inode)
         return died
@@ -355,8 +368,9 @@ class Inodes:
             if not old.uses:
                 return
         if inode.names is None:
-            inode.names = [old]
-        inode.names.append(entry)
+            inode.names = OrderedDict.fromkeys((old,))
+            inode.used = {old: None} if old.uses else {}
+        inode.names[entry] = None
 
     def _detach(self, entry: Entry) -> None:
         self._unhash(entry)
@@ -365,24 +379,27 @@ class Inodes:
             self._unname(entry)
             return
         self.use(entry.parent.entry)
-        if entry.inode.entry is entry:
-            self._choose(entry.inode)
+        inode = entry.inode
+        if inode.names is not None:
+            inode.names.move_to_end(entry)  # the live ones are found first
+        if inode.entry is entry:
+            self._choose(inode)
 
     def _unname(self, entry: Entry) -> None:
         """*entry* is neither live nor in use any more."""
         inode = entry.inode
         if inode.names is None or entry not in inode.names:
             return
-        inode.names.remove(entry)
+        del inode.names[entry]
         if inode.entry is entry:
             self._choose(inode)
         if len(inode.names) == 1:
-            inode.names = None
+            inode.names = inode.used = None
 
     @staticmethod
     def _choose(inode: Inode) -> None:
-        names = inode.names or [inode.entry]
-        inode.entry = next((name for name in names if name.live), names[-1])
+        if inode.names:
+            inode.entry = next((name for name in inode.names if name.live), next(reversed(inode.names)))
 
     @staticmethod
     def _unhash(entry: Entry) -> None:

@@ -123,7 +123,7 @@ class Attributes:
             return False
         if stat.S_IMODE(before.st_mode ^ wanted.mode) & ~(before.st_mode & PRIVILEGED):
             return False
-        return any(handle.writable and handle.entry.inode is inode for handle in self._files.handles.values())
+        return any(self._files.handles[fd].writable for fd in self._source.lent(inode))
 
     # Extended
 

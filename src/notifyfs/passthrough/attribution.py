@@ -13,7 +13,7 @@ from notifyfs.core.changes import Change
 from notifyfs.system.callers import descriptor_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from notifyfs.core.changes import Operation
     from notifyfs.core.inodes import Entry, Inode
@@ -77,7 +77,7 @@ class Attribution:
         others: list[Entry] = []
         if entry is None and self._watches.listening:
             try:
-                entry, *others = self.reached(inode, caller)
+                entry, *others = self._heard(self.reached(inode, caller))
             except Exception as error:  # noqa: BLE001 - handed on: the change was made, and is no error of its caller's
                 self._watches.fail(f"finding the name by which {inode!r} was changed", error)
                 return None
@@ -85,14 +85,20 @@ class Attribution:
 
     def reached(self, inode: Inode, caller: Caller) -> list[Entry]:
         """The name through which the caller changed *inode*; or all that it may be, the likeliest first."""
-        names = inode.names
-        if names is None:
+        if inode.names is None:
             return [inode.entry]
-        path = descriptor_path(caller.thread)
-        through = [name for name in names if path and name.uses and path.endswith(_path(name))]
+        used = inode.used
+        path = descriptor_path(caller.thread) if used else b""
+        through = [name for name in used or () if path and path.endswith(_path(name))]
         if through:
             self._looked.pop(caller.thread, None)  # that was for something else, such as a stat
-        return through or self._named(inode, names, caller.thread)
+        return through or self._named(inode, inode.names, caller.thread)
+
+    def _heard(self, names: list[Entry]) -> list[Entry]:
+        """Without those that nobody can hear of, but for the first."""
+        if len(names) == 1 or self._watches.accounts.recursive:
+            return names
+        return [names[0], *(name for name in names[1:] if name.parent.watches)]
 
     def linked(self, inode: Inode) -> None:
         """*inode*, until now with one name, is getting another: make the kernel ask for the first again."""
@@ -110,14 +116,14 @@ class Attribution:
         if entry.inode in self._cached:
             self._expire(entry.parent.number, entry.name)
 
-    def _named(self, inode: Inode, names: list[Entry], thread: int) -> list[Entry]:
+    def _named(self, inode: Inode, names: Iterable[Entry], thread: int) -> list[Entry]:
         looked = self._looked.pop(thread, None)
         if looked is not None and looked.inode is inode and looked.live:
             return [looked]
         # No LOOKUP came before: it is the one name that the kernel may use without asking, or it was
         # reached by a descriptor.
         cached, until = self._cached.get(inode, (inode.entry, 0.0))
-        used = [name for name in names if name.uses]
+        used = [*(inode.used or ())]
         if until > self._clock() and cached.live:
             used = [cached, *(name for name in used if name is not cached)]
         return used or [name for name in names if name.live]

@@ -218,10 +218,10 @@ class Files:
     ) -> Opened:
         inode = entry.inode
         content = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        handle = self._add(fd, entry, caller)  # from here on this name is in use, and its directory hears of reads
         watched = self.tells_reads and self._accounts.watches > 0 and self._watches.wanted(inode, ACCESS)
         keep = self._caches and inode.pages == content and not watched
         inode.pages = content
-        handle = self._add(fd, entry, caller)
         handle.writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
         handle.appends = handle.writable and bool(flags & os.O_APPEND)
         # Where it is appended the source must decide, but not for what is stored through a map.

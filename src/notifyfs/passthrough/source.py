@@ -47,7 +47,7 @@ class Source:
         self._root = root
         self._kept: OrderedDict[Inode, int] = OrderedDict()
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
-        self._lent: dict[Inode, list[int]] = {}
+        self._lent: dict[Inode, dict[int, None]] = {}
         self._removed: list[int] = []  # the last hold on files that nobody remembers: to close one frees the file
         self._freeing = freeing
 
@@ -169,12 +169,12 @@ class Source:
 
     def lend(self, inode: Inode, fd: int) -> None:
         """*fd* is open on *inode*, until ``take_back``: as good a way to it as any."""
-        self._lent.setdefault(inode, []).append(fd)
+        self._lent.setdefault(inode, {})[fd] = None
 
     def take_back(self, inode: Inode, fd: int) -> None:
         """*fd* is going to be closed."""
         lent = self._lent[inode]
-        lent.remove(fd)
+        del lent[fd]
         if not lent:
             del self._lent[inode]
 
@@ -193,13 +193,17 @@ class Source:
         with self.borrowed(inode) as fd, self.lending(inode, fd):
             yield
 
+    def lent(self, inode: Inode) -> Iterable[int]:
+        """The descriptors of *inode* that are lent."""
+        return self._lent.get(inode, ())
+
     def _known(self, inode: Inode) -> int | None:
         fd = self._kept.get(inode)
         if fd is not None:
             self._kept.move_to_end(inode)
             return fd
         fd = self._pinned.get(inode)
-        return self._lent[inode][-1] if fd is None and inode in self._lent else fd
+        return next(reversed(self._lent[inode])) if fd is None and inode in self._lent else fd
 
     def _through_a_name(self, inode: Inode, attempt: Callable[[Entry], T]) -> T:
         """Try each name of *inode* that is still thought to lead to it; ESTALE when none does any more."""
