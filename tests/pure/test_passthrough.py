@@ -202,3 +202,14 @@ def test_extended_attributes(place: Directory) -> None:
     done(place.attributes.remove_extended(inode, b"user.x", place.caller))
     with pytest.raises(OSError, match="No data"):
         place.attributes.get_extended(inode, b"user.x", place.caller)
+
+
+def test_a_list_of_many_extended_attributes(place: Directory) -> None:
+    (place.root / "f").touch()
+    inode = place.look(b"f")
+    assert place.attributes.list_extended(inode, place.caller) == []
+    names = {b"user.%d" % number for number in range(60)} | {b"user.\xff\xfe", "user.ü".encode(), b"user.trusted.x"}
+    for name in names:
+        os.setxattr(place.root / "f", name, b"")
+    listed = place.attributes.list_extended(inode, place.caller)
+    assert (len(listed), set(listed)) == (len(names), names)
