@@ -215,7 +215,7 @@ class Inodes:
 
         The kernel refuses that by itself; so what this table knows is older than the source is.
         """
-        if entry.inode.is_dir and self._above(parent, entry.inode):
+        if entry.inode.is_dir and entry.parent is not parent and self._above(parent, entry.inode):
             self._lose(entry)
             raise OSError(errno.ESTALE, "moved behind the mount", entry.name)
 
@@ -258,8 +258,7 @@ class Inodes:
         """Begin a use of *entry*: a handle was opened through it."""
         while True:
             entry.uses += 1
-            used = entry.inode.used
-            if used is not None:
+            if (used := entry.inode.used) is not None:
                 used[entry] = None
             if entry.uses > 1 or entry.live:
                 return
@@ -272,11 +271,9 @@ class Inodes:
             inode = entry.inode
             dropped.append(inode)
             entry.uses -= 1
-            if entry.uses:
-                break
-            if inode.used is not None:
+            if not entry.uses and inode.used is not None:
                 del inode.used[entry]
-            if entry.live:
+            if entry.uses or entry.live:
                 break
             self._unname(entry)
             if inode.gone:
@@ -368,8 +365,7 @@ class Inodes:
             if not old.uses:
                 return
         if inode.names is None:
-            inode.names = OrderedDict.fromkeys((old,))
-            inode.used = {old: None} if old.uses else {}
+            inode.names, inode.used = OrderedDict.fromkeys((old,)), {old: None} if old.uses else {}
         inode.names[entry] = None
 
     def _detach(self, entry: Entry) -> None:
@@ -379,11 +375,10 @@ class Inodes:
             self._unname(entry)
             return
         self.use(entry.parent.entry)
-        inode = entry.inode
-        if inode.names is not None:
-            inode.names.move_to_end(entry)  # the live ones are found first
-        if inode.entry is entry:
-            self._choose(inode)
+        if entry.inode.names is not None:
+            entry.inode.names.move_to_end(entry)  # the live ones are found first
+        if entry.inode.entry is entry:
+            self._choose(entry.inode)
 
     def _unname(self, entry: Entry) -> None:
         """*entry* is neither live nor in use any more."""
