@@ -160,9 +160,8 @@ class Watches:
             return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        entries = (inode.entry,) if inode.used is None else inode.used
         above = self.accounts.recursive > 0
-        return any(wanted(entry, event, from_above=above) for entry in entries)
+        return any(wanted(entry, event, from_above=above) for entry in inode.used or (inode.entry,))
 
     # What was done
 
