@@ -12,7 +12,7 @@ from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.protocol.flags import ACCESS
-from tests.support.directory import Directory, directory
+from tests.support.directory import Directory, directory, done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,16 +71,16 @@ def test_no_operation_goes_through_all_names(place: Directory, inode: Inode) -> 
     for number in range(0, MANY - 10, 10):
         before = seen(inode)
         place.look(b"name-%d" % (number + 1))
-        handle = place.files.open(inode, os.O_RDWR, place.caller).handle
+        handle = done(place.files.open(inode, os.O_RDWR, place.caller)).handle
         assert handle.entry.name == b"name-%d" % (number + 1)
         place.files.wrote(handle, 0, place.files.write(handle, b"x", 0).length)
         place.look(b"name-%d" % (number + 2))
-        place.attributes.set(inode, Wanted(mode=0o600 + number % 8), None, place.caller)
-        place.names.link(inode, place.top, b"new", place.caller)
-        place.names.rename(place.top, b"new", place.top, b"newer", 0, place.caller)
-        place.names.remove("unlink", place.top, b"newer", place.caller)
+        done(place.attributes.set(inode, Wanted(mode=0o600 + number % 8), None, place.caller))
+        done(place.names.link(inode, place.top, b"new", place.caller))
+        done(place.names.rename(place.top, b"new", place.top, b"newer", 0, place.caller))
+        done(place.names.remove("unlink", place.top, b"newer", place.caller))
         for name in (number, number + 1):  # its first, and one in use
-            place.names.remove("unlink", place.top, b"name-%d" % name, place.caller)
+            done(place.names.remove("unlink", place.top, b"name-%d" % name, place.caller))
         place.files.close(handle)
         os.close(handle.fd)
         assert not inode.in_use
@@ -93,14 +93,14 @@ def test_reads_are_wanted_where_a_name_in_use_is_watched(place: Directory) -> No
     watch(place, there, ACCESS)
     place.look(b"name", there)
     place.look(b"name-1")
-    here = place.files.open(inode, os.O_RDONLY, place.caller)
-    again = place.files.open(inode, os.O_RDONLY, place.caller)
+    here = done(place.files.open(inode, os.O_RDONLY, place.caller))
+    again = done(place.files.open(inode, os.O_RDONLY, place.caller))
     assert (here.handle.entry.name, again.keep) == (b"name-1", True)
     place.look(b"name", there)
-    watched = place.files.open(inode, os.O_RDONLY, place.caller)
+    watched = done(place.files.open(inode, os.O_RDONLY, place.caller))
     assert (watched.handle.entry.name, watched.keep) == (b"name", False)
     place.look(b"name-1")
-    assert not place.files.open(inode, os.O_RDONLY, place.caller).keep, "the other reads, too"
+    assert not done(place.files.open(inode, os.O_RDONLY, place.caller)).keep, "the other reads, too"
 
 
 def test_only_names_that_somebody_can_hear_of_are_told(place: Directory, inode: Inode) -> None:
@@ -109,14 +109,14 @@ def test_only_names_that_somebody_can_hear_of_are_told(place: Directory, inode: 
     watch(place, there, ACCESS)
     place.look(b"name", there)
     place.attribution.moved_on(place.caller.thread)
-    change, _ = place.attributes.set(inode, Wanted(mode=0o600), None, place.caller)
+    change, _ = done(place.attributes.set(inode, Wanted(mode=0o600), None, place.caller))
     assert change is not None
     told: list[Entry] = [change.entry, *change.others]
     assert (len(told), told[-1].name) == (2, b"name")
 
 
 def test_the_last_of_many_descriptors_leads_to_the_file(place: Directory, inode: Inode) -> None:
-    handles = [place.files.open(inode, os.O_RDWR, place.caller).handle for _ in range(MANY)]
+    handles = [done(place.files.open(inode, os.O_RDWR, place.caller)).handle for _ in range(MANY)]
     assert [*place.source.lent(inode)] == [handle.fd for handle in handles]
     for handle in handles[::2]:
         place.files.close(handle)

@@ -72,8 +72,7 @@ class Inode:
     def __init__(self, number: int, device: int, ino: int, *, is_dir: bool) -> None:
         self.number = number
         """FUSE's node number and the ``st_ino`` that the mount shows."""
-        self.device = device
-        self.ino = ino
+        self.device, self.ino = device, ino
         self.is_dir = is_dir
         self.generation = 0
         """Raised when the number may belong to another file than before."""
@@ -261,15 +260,14 @@ class Inodes:
             if (used := entry.inode.used) is not None:
                 used[entry] = None
             if entry.uses > 1 or entry.live:
-                return
+                break
             entry = entry.parent.entry  # a dead entry in use holds the directory it was in (measured: U9)
 
     def drop(self, entry: Entry) -> list[Inode]:
         """End one use of *entry*; return the inodes that die of it, in the order of their deaths."""
         died, dropped = [], []
         while True:
-            inode = entry.inode
-            dropped.append(inode)
+            dropped.append(inode := entry.inode)
             entry.uses -= 1
             if not entry.uses and inode.used is not None:
                 del inode.used[entry]
@@ -383,9 +381,8 @@ class Inodes:
     def _unname(self, entry: Entry) -> None:
         """*entry* is neither live nor in use any more."""
         inode = entry.inode
-        if inode.names is None or entry not in inode.names:
+        if inode.names is None or inode.names.pop(entry, entry) is entry:
             return
-        del inode.names[entry]
         if inode.entry is entry:
             self._choose(inode)
         if len(inode.names) == 1:

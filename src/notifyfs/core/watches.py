@@ -155,14 +155,13 @@ class Watches:
         self._ignore(watch, actor, self._changes.last)  # nothing was done: it has the number of what was done last
 
     def wanted(self, inode: Inode, event: int) -> bool:
-        """Whether any watch would hear *event* of this file, or through the directories of the names in use."""
+        """Whether any watch would hear *event* of this file, or through the directories of its names in use."""
         if not self.listening:
             return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
         above = self.accounts.recursive > 0
-        entries = (inode.entry,) if inode.used is None else inode.used
-        return any(wanted(entry, event, from_above=above) for entry in entries)
+        return any(wanted(entry, event, from_above=above) for entry in inode.used or (inode.entry,))
 
     # What was done
 

@@ -123,7 +123,8 @@ class Attributes:
             return False
         if stat.S_IMODE(before.st_mode ^ wanted.mode) & ~(before.st_mode & PRIVILEGED):
             return False
-        return any(self._files.handles[fd].writable for fd in self._source.lent(inode))
+        handles = map(self._files.handles.get, self._source.lent(inode))
+        return any(handle is not None and handle.writable for handle in handles)
 
     # Extended
 
