@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from tests.support.served import Client, Served
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from notifyfs.core.inodes import Inode, Inodes
+from notifyfs.core.inodes import Inodes
 from notifyfs.passthrough.judgement import Judgement
 from tests.conftest import wait_until
 from tests.support.posix import (
@@ -17,6 +17,8 @@ from tests.support.posix import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from notifyfs.core.entries import Inode
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.directory import Directory, directory, done
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
 
 THREAD, OTHER = 4_000_000_000, 4_000_000_001  # nobody's: /proc says nothing of them
 CALLER = Caller(THREAD, 0, 0)

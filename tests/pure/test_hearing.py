@@ -16,7 +16,7 @@ from tests.support.tree import Tree, add, numbered
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
 
 USER = 12345
 TREE = flags.ALL_EVENTS | flags.X_RECURSIVE

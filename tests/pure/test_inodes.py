@@ -11,7 +11,7 @@ from notifyfs.core.inodes import ROOT
 from tests.support.table import DEVICE, ROOT_INO, Table, above
 
 if TYPE_CHECKING:
-    from notifyfs.core.inodes import Entry
+    from notifyfs.core.entries import Entry
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.support.tree import Gate, Nobody
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
 
 
 @attrs.define(eq=False)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
 
 USER, OTHER, GROUP = 12345, 12346, 5555
 

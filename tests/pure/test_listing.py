@@ -20,7 +20,7 @@ from tests.support.directory import Directory, brief, directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.files import Handle
 
 MANY = 3 * BUFFER // 2 // 24  # more than one buffer holds, whatever their names

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
 
 MANY = 300
 FEW = 4

@@ -259,9 +259,11 @@ def test_an_event_is_wanted_if_a_watch_on_the_way_would_hear_it(
     assert tree.watches.wanted(inode, flags.ACCESS) is wanted
 
 
-def test_an_event_is_wanted_through_any_name(tree: Tree) -> None:
-    tree.play("mkdir t, link s/f t/g")
+def test_an_event_is_wanted_through_any_name_in_use(tree: Tree) -> None:
+    tree.play("mkdir t, link s/f t/g, open s/f")
     add(tree, "t", flags.ACCESS)
+    assert not tree.watches.wanted(tree.at("s/f").inode, flags.ACCESS)
+    tree.play("open t/g")
     assert tree.watches.wanted(tree.at("s/f").inode, flags.ACCESS)
 
 

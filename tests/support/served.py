@@ -22,7 +22,7 @@ from tests.support.tree import Nobody, Tree
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.queue import Gate
 
 HELD = {"inodes": 1, "open_files": 0, "descriptors": 0}

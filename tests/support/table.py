@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from notifyfs.core.inodes import Inodes
 
 if TYPE_CHECKING:
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
 
 DEVICE, ROOT_INO = 7, 2
 

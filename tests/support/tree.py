@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Operation
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.core.instances import Actor
     from notifyfs.core.queue import Gate as AnyGate
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from notifyfs.core.changes import Change
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.instances import Instance, Watch
     from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from notifyfs.core.changes import Change
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.core.instances import Judge, Reach, Watch
 
 _LONGEST: Final = MAX_LEN - 1  # bytes of a name

@@ -1,127 +1,22 @@
-"""Inodes and entries: who has which name, who is in use, who is dying.
-
-An ``Entry`` is what Linux calls a dentry: one name of one inode. It is the
-entry, not the inode, that a file is opened through; it follows renames, and
-it outlives its unlink for as long as something uses it. That is what makes
-the parent hear the right name, and ``DELETE_SELF`` come at the right moment
-(kernel: ``dentry_unlink_inode``).
-"""
+"""The table of inodes and entries: who has which name, who is in use, who is dying."""
 
 from __future__ import annotations
 
 import errno
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
+
+from notifyfs.core.entries import Entry, Inode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from notifyfs.core.instances import Instance, Watch
 
 ROOT: Final = 1
 """The node number of the mount's root (``FUSE_ROOT_ID``)."""
 
 _FIRST_SYNTHETIC: Final = 1 << 63
-_ENDS: Final = 8  # of so many answers in a row, which cross the same write, all may be dropped
-
-
-class Entry:
-    """One name of one inode, in one directory."""
-
-    __slots__ = ("inode", "live", "name", "parent", "uses")
-
-    def __init__(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        self.parent = parent
-        self.name = name
-        self.inode = inode
-        self.live = True
-        """False once the name was unlinked or replaced."""
-        self.uses = 0
-        """Open handles that came through it, and dead entries below it that are still in use."""
-
-    def __repr__(self) -> str:
-        return f"<Entry {self.name!r} of {self.inode.number} in {self.parent.number}>"
-
-
-class Inode:
-    """One file, directory, link or node of the source that the kernel or a watch remembers."""
-
-    __slots__ = (
-        "acl",
-        "children",
-        "device",
-        "doubted",
-        "ends",
-        "entry",
-        "generation",
-        "gone",
-        "ino",
-        "is_dir",
-        "lookups",
-        "names",
-        "number",
-        "pages",
-        "told",
-        "used",
-        "verdicts",
-        "walked",
-        "watches",
-        "way",
-    )
-
-    def __init__(self, number: int, device: int, ino: int, *, is_dir: bool) -> None:
-        self.number = number
-        """FUSE's node number and the ``st_ino`` that the mount shows."""
-        self.device, self.ino = device, ino
-        self.is_dir = is_dir
-        self.generation = 0
-        """Raised when the number may belong to another file than before."""
-        self.gone = False
-        """Its numbers find it no more: its last link was removed, or it left the table."""
-        self.lookups = 0
-        """How often the kernel was told of it (FUSE's lookup count)."""
-        self.entry: Entry
-        """One of its names, a live one if there is any: a removed file keeps its last. The root's is empty."""
-        self.names: OrderedDict[Entry, None] | None = None
-        """All entries, when there are several: those that are live, and those removed but still in use."""
-        self.used: dict[Entry, None] | None = None
-        """Those of ``names`` that are in use."""
-        self.children: dict[bytes, Entry] | None = None
-        self.pages: tuple[int, int, int] | None = None
-        """Size, mtime and ctime of the content that the kernel's page cache was filled from."""
-        self.told: tuple[int, int, int, int] | None = None
-        """ctime, mode, user and group as the kernel was told last: what it judges permissions by."""
-        self.way: tuple[tuple[int, int, int, int], float] | None = None
-        """What ``told`` should be, where the kernel has been made to ask since it is so, and when that was."""
-        self.walked = 0.0
-        """When the directories above were last found to be as told."""
-        self.doubted = 0.0
-        """Since when the kernel may judge by other attributes; 0: it does not; inf: and it was not made to ask."""
-        self.ends: tuple[int, ...] = ()
-        """Sizes that the kernel may believe it has, the likeliest first: an answer may be dropped, a write may not."""
-        self.acl: bytes | None = None
-        """The access list that the kernel was told last: b"" that there is none; None: it has not asked."""
-        self.watches: dict[Instance, Watch] | None = None
-        self.verdicts: dict[int, tuple[float, int]] | None = None
-        """Of a directory: what users may do there and when that was judged, by their judges' numbers."""
-
-    def told_size(self, size: int) -> None:
-        """Note that the kernel is told this size."""
-        if self.ends[:1] != (size,):
-            self.ends = (size, *self.ends[: _ENDS - 1])
-
-    def written_to(self, end: int) -> None:
-        """Note that the kernel has written up to there: whatever it believed, it is no less now."""
-        if end > min(self.ends, default=-1):
-            self.ends = tuple(dict.fromkeys(max(end, size) for size in self.ends or (end,)))
-
-    @property
-    def in_use(self) -> bool:
-        """Whether an open handle came through any of its names (of a directory also: see ``Entry.uses``)."""
-        return self.entry.uses > 0 if self.used is None else bool(self.used)
-
-    def __repr__(self) -> str:
-        return f"<Inode {self.number} {self.entry.name!r}>"
+_LATELY: Final = 256
+"""Inodes that have left the table and are whole: more than any one operation still uses."""
 
 
 class Inodes:
@@ -133,7 +28,7 @@ class Inodes:
 
     def __init__(self, device: int, ino: int, reaped: Callable[[Inode], None]) -> None:
         self.root = Inode(ROOT, device, ino, is_dir=True)
-        nowhere = Inode(0, 0, 0, is_dir=True)
+        self._nowhere = nowhere = Inode(0, 0, 0, is_dir=True)
         nowhere.entry = Entry(nowhere, b"", nowhere)
         self.root.entry = Entry(nowhere, b"", self.root)
         self._by_number = {ROOT: self.root}
@@ -142,6 +37,7 @@ class Inodes:
         self._elsewhere = {(device, ino): self.root}
         self._reaped = reaped
         self._synthetic = _FIRST_SYNTHETIC
+        self._gone: deque[Inode] = deque()
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -302,7 +198,16 @@ class Inodes:
                 self._unhash(name)
                 if name is not entry:
                     self.reap(name.parent)
+            self._let_go(inode)
             inode = entry.parent
+
+    def _let_go(self, inode: Inode) -> None:
+        """*inode* has left the table: have it freed without a search for garbage, once nobody can be looking at it."""
+        self._gone.append(inode)
+        if len(self._gone) > _LATELY:
+            old = self._gone.popleft()
+            old.names = old.used = None
+            old.entry = self._nowhere.entry  # its own refers to it
 
     def _create(self, device: int, ino: int, *, is_dir: bool) -> Inode:
         number = ino

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from notifyfs.core.entries import Inode
     from notifyfs.core.filters import Matcher
-    from notifyfs.core.inodes import Inode
     from notifyfs.core.queue import Queue
     from notifyfs.protocol.records import Origin
 

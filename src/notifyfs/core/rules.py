@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from notifyfs.core.changes import Change, Operation
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
 
 
 class To(enum.IntEnum):

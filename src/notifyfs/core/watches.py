@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Change, Changes
+    from notifyfs.core.entries import Inode
     from notifyfs.core.filters import Matcher
-    from notifyfs.core.inodes import Inode, Inodes
+    from notifyfs.core.inodes import Inodes
     from notifyfs.core.instances import Actor, Instance
     from notifyfs.core.queue import Gate, Question
     from notifyfs.core.rules import Notice

@@ -15,7 +15,7 @@ from notifyfs import mounts
 from notifyfs.core.accounts import Limits
 from notifyfs.core.changes import Changes
 from notifyfs.core.watches import Watches
-from notifyfs.daemon import logs
+from notifyfs.daemon import garbage, logs
 from notifyfs.daemon.lifecycle import Daemon, Place, detach, device_of
 from notifyfs.daemon.listen import exporting, listening
 from notifyfs.fuse import binding, probe
@@ -49,7 +49,7 @@ from notifyfs.system.remote import may_hang
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.mounts.options import Options
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def serve(source: str, mountpoint: str, options: Options, ready: Callable[[str],
         stack.enter_context(binding.session(kernel.handlers, fuse, daemon.loop, allow_root=options.allow_root))
         if exporter is not None:
             exporter.start(capabilities.statistics, mountpoint, source)
+        garbage.keep_short()
         trio.run(daemon.run, *listener, lambda: ready(place.socket))
 
 

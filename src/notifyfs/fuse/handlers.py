@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
 
     from notifyfs.core.changes import Changes
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attributes import Attributes
     from notifyfs.passthrough.files import Files, Handle

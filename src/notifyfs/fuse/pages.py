@@ -10,7 +10,7 @@ import trio
 from notifyfs.protocol.flags import ACCESS, X_RECURSIVE
 
 if TYPE_CHECKING:
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.fuse.notify import Notify
     from notifyfs.passthrough.files import Files

@@ -10,7 +10,7 @@ from pyfuse3 import EntryAttributes, FileInfo
 if TYPE_CHECKING:
     import os
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.files import Opened
 
 

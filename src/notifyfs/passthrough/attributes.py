@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Change
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.attribution import Attribution
     from notifyfs.passthrough.files import Files, Handle
     from notifyfs.passthrough.judgement import Judgement

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from notifyfs.core.changes import Operation
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.core.watches import Watches
     from notifyfs.system.callers import Caller
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from notifyfs.core.changes import Operation
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attribution import Attribution
     from notifyfs.passthrough.pace import Steps

@@ -17,7 +17,7 @@ from notifyfs.passthrough.source import magic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
 
 ACL: Final = b"system.posix_acl_access"
 

@@ -14,7 +14,7 @@ from notifyfs.system import syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.files import Handle
     from notifyfs.passthrough.source import Source
 

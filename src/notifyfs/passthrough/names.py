@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Operation
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.passthrough.attribution import Attribution
     from notifyfs.passthrough.pace import Steps
     from notifyfs.passthrough.permission import Permission

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.judgement import Judgement
     from notifyfs.passthrough.pace import Pace, Steps
     from notifyfs.passthrough.source import Source

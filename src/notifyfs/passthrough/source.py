@@ -22,7 +22,7 @@ from notifyfs.system.closing import close_apart
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from notifyfs.core.inodes import Entry, Inode
+    from notifyfs.core.entries import Entry, Inode
 
 T = TypeVar("T")
 

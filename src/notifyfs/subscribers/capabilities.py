@@ -9,7 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.instances import Judge
     from notifyfs.core.watches import Watches
     from notifyfs.observe.statistics import Statistics

@@ -20,7 +20,7 @@ from notifyfs.system import identity, syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.source import Source
     from notifyfs.subscribers.resolve import Peer
 

@@ -24,7 +24,7 @@ from notifyfs.system import identity, syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.inodes import Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.source import Source
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, path_resolution(7)
