@@ -8,7 +8,6 @@ Where the translation differs from git's, that is mended here; ``tests/pure/test
 from __future__ import annotations
 
 import errno
-import functools
 import re
 import warnings
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -37,13 +36,21 @@ class Lines:
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self._lines = [*lines][::-1]
-        self._decided = functools.lru_cache(maxsize=256)(functools.partial(_decides, self._lines))
+        self._last = "", False  # the directory that was asked for last, and whether it decides
 
     def match(self, name: bytes, *, is_dir: bool) -> bool:
         """Whether *name* (a path without leading slash), or a directory on the way, matches."""
         path = _characters(name)
-        above = (found.end() for found in re.finditer("/", path))
-        return any(self._decided(path[:end]) for end in above) or self.decides(path + "/" * is_dir)
+        return self._below(path[: path.rfind("/") + 1]) or self.decides(path + "/" * is_dir)
+
+    def _below(self, directory: str) -> bool:
+        """Whether *directory*, with its slash, or one above it matches; b"": there is none."""
+        last, matches = self._last
+        if directory != last:
+            above = (found.end() for found in re.finditer("/", directory))
+            matches = any(self.decides(directory[:end]) for end in above)
+            self._last = directory, matches
+        return matches
 
     def decides(self, path: str) -> bool:
         """Whether *path* itself (a directory if it ends in a slash) matches."""

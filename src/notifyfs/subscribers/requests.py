@@ -56,6 +56,7 @@ class Requests:
             peer.uid,
             MOST if peer.trusted else MOST_OF_USER,
             lambda cost: mount.watches.accounts.draft(instance, cost),
+            mount.watches.accounts.shared(peer.uid).verdicts,
         )
         self._first = True
 
