@@ -1,7 +1,7 @@
 """Whose turn it is on the control socket: one step of one connection at a time, users in a ring.
 
 A step goes from where a task was woken to where it waits again, and shares the loop with the kernel's requests.
-What a user's steps take of the loop is measured. Who has had no more than its share, or has the loop for itself,
+What a user's steps take of the loop is counted. Who has had no more than its share, or has the loop for itself,
 goes on at once; any other waits for its turn, of which there are some each time that the loop goes round. While the
 kernel asks for something as well, nobody gets more than the share.
 """
