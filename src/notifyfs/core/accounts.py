@@ -60,7 +60,7 @@ class Shared:
 
 
 class Accounts:
-    """All users' accounts. Root and *owner*, the daemon's user, may have any number of all but instances and watches."""
+    """All users' accounts. Root and *owner*, the daemon's user, may have any number of all but the first two."""
 
     def __init__(self, owner: int, limits: Limits) -> None:
         self.limits = limits
