@@ -48,6 +48,7 @@ async def test_hello_says_what_it_was_given_and_the_limits(
         "max_queued_events": 5,
         "max_user_instances": 128,
         "max_user_watches": 1048576,
+        "max_user_queued_bytes": 67108864,
     }
     assert await client.ask(requests.HELLO, 0, requests.GREETING) == -errno.EINVAL, "it comes first"
     assert await client.ask(requests.PENDING) == 0

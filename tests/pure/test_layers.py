@@ -66,7 +66,7 @@ INSIDE_CORE: dict[str, set[str]] = {  # X may load these, besides itself
     "rules": set(),
     "gitignore": set(),
     "filters": {"gitignore"},
-    "accounts": {"filters"},
+    "accounts": {"filters", "queue"},
     "instances": set(),
     "hearing": {"rules"},
     "doubts": set(),

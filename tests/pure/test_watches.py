@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from tests.support.tree import Nobody, Stamp, Tree, add, counted, numbered, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from notifyfs.core.entries import Inode
 
 
 # Watch descriptors: parity P5 to P10
@@ -272,6 +275,28 @@ def test_whatever_is_wanted_of_the_root_ends_at_the_root(tree: Tree) -> None:
     assert not tree.watches.wanted(tree.inodes.root, flags.ACCESS)
 
 
+# The end of an instance, bit by bit
+
+
+def test_an_instance_that_ends_bit_by_bit_hears_nothing_and_frees_what_it_has() -> None:
+    tree = planted(max_user_watches=4)
+    second = Instance(0, Queue(10, lambda: 0), lambda: None)
+    tree.watches.open(second)
+    for path, mask in (("s", flags.CREATE), ("s/f", flags.MODIFY), ("f", flags.MODIFY), ("", flags.X_RECURSIVE)):
+        add(tree, path, mask | flags.CREATE, second)
+    tree.play("make s/h")
+    assert len(second.queue) > 0
+    assert tree.watches.close(second, 1)
+    tree.play("make s/i")
+    assert (len(second.queue), second.queue.bytes, second.queue.take(100)) == (0, 0, [])
+    assert second not in tree.watches.instances
+    assert tree.watches.accounts.watches == 3
+    assert tree.watches.close(second, 2)
+    assert not tree.watches.close(second, 2)
+    assert not tree.watches.close(second, 2), "it has ended"
+    assert (tree.watches.accounts.watches, tree.watches.accounts.recursive) == (0, 0)
+
+
 # With the shell that finds what is to be watched
 
 
@@ -286,8 +311,12 @@ def test_a_file_that_the_kernel_does_not_know_can_be_watched(tmp_path: Path) -> 
     try:
         resolver = Resolver(source, b"/mountpoint", (0, 0))
         for path in (b"d/f", b"d/link"):
-            inode = resolver.path(path, flags.OPEN, Peer(pid=os.getpid(), uid=os.geteuid(), gid=os.getegid()))
-            assert source.inodes.get(inode.number) is inode
-            assert source.inodes.get(inode.entry.parent.number) is inode.entry.parent
+            peer = Peer(pid=os.getpid(), uid=os.geteuid(), gid=os.getegid())
+
+            def known(inode: Inode) -> bool:
+                parent = inode.entry.parent
+                return source.inodes.get(inode.number) is inode and source.inodes.get(parent.number) is parent
+
+            assert trio.run(resolver.path, path, flags.OPEN, peer, known)
     finally:
         source.close()

@@ -101,6 +101,7 @@ def test_no_name_that_is_closed_to_a_user_is_in_any_answer(mount: Mount, tree: P
             "max_queued_events",
             "max_user_instances",
             "max_user_watches",
+            "max_user_queued_bytes",
         )
     }
 

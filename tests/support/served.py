@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -20,10 +20,13 @@ from notifyfs.subscribers.server import Server
 from tests.support.tree import Nobody, Tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from notifyfs.core.entries import Inode
     from notifyfs.core.queue import Gate
+
+T = TypeVar("T")
 
 HELD = {"inodes": 1, "open_files": 0, "descriptors": 0}
 
@@ -65,12 +68,13 @@ class Served:
         for connection in self._connections:
             connection.close()
 
-    def path(self, path: bytes, _mask: int, _peer: object) -> Inode:
+    async def path(self, path: bytes, _mask: int, _peer: object, use: Callable[[Inode], T]) -> T:
         """Find it, as the resolver does."""
         try:
-            return self.tree.at(path.decode()).inode
+            inode = self.tree.at(path.decode()).inode
         except AssertionError:
             raise OSError(errno.ENOENT, "no such name") from None
+        return use(inode)
 
     def make(self, path: str, *gates: Gate) -> None:
         """Create a name; the events leave when the *gates* are open."""

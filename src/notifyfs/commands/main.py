@@ -115,6 +115,7 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     max_queued_events=N       events that one subscriber may leave unread (16384)
     max_user_instances=N      subscribers of one user (128)
     max_user_watches=N        watches of one user (1048576)
+    max_user_queued_bytes=N   memory that one user's unread events may take (67108864)
     max_read=BYTES            most bytes of one READ request
     cache=auto|always|never   trust cached attributes for a second, for a day, or not at all
     access=cached|exact|off   IN_ACCESS for reads that miss the page cache, for all, for none

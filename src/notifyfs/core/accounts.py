@@ -1,13 +1,16 @@
-"""What each user holds of what is limited: instances, watches, filters."""
+"""What each user holds of what is limited: instances, watches, filters, queued events, large buffers."""
 
 from __future__ import annotations
 
 import errno
+import sys
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import attrs
 
 from notifyfs.core import filters
+from notifyfs.core.queue import Room
 from notifyfs.protocol.flags import X_ORIGIN, X_RECURSIVE
 
 if TYPE_CHECKING:
@@ -17,15 +20,18 @@ if TYPE_CHECKING:
 
 MOST_RECURSIVE: Final = 256
 """Recursive watches of one user: an event below all of them is told, and judged, for each."""
+MOST_LARGE: Final = 8
+"""Event descriptors with a large buffer, of a user who is neither root nor the daemon's."""
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Mount options of the same names; the defaults are Linux's (inotify(7), /proc interfaces)."""
+    """Mount options of the same names; the defaults of those that Linux has are its (inotify(7), /proc interfaces)."""
 
     max_queued_events: int = 16384
     max_user_instances: int = 128
     max_user_watches: int = 1048576
+    max_user_queued_bytes: int = 64 << 20
 
 
 @attrs.define
@@ -38,21 +44,43 @@ class _User:
     """What the filters cost."""
     drafts: int = 0
     """What those cost that no watch has taken yet."""
+    large: int = 0
+    """Event descriptors with a large buffer."""
+
+
+class Shared:
+    """What all instances of one user have together, for as long as there is any."""
+
+    __slots__ = ("__weakref__", "room", "verdicts")
+
+    def __init__(self, most: int) -> None:
+        self.room = Room(most)
+        """For the events that wait."""
+        self.verdicts: filters.Verdicts = {}
 
 
 class Accounts:
-    """All users' accounts. Root and *owner*, the daemon's user, may have any number of recursive watches and rules."""
+    """All users' accounts. Root and *owner*, the daemon's user, may have any number of all but the first two."""
 
     def __init__(self, owner: int, limits: Limits) -> None:
         self.limits = limits
         self._trusted = (0, owner)
         self._users: dict[int, _User] = {}
+        self._shared: WeakValueDictionary[int, Shared] = WeakValueDictionary()
         self.watches = 0
         """In all."""
         self.recursive = 0
         """Watches that cover a tree."""
         self.origins = 0
         """Watches that ask which process it was."""
+
+    def shared(self, uid: int) -> Shared:
+        """What the instances of *uid* share; each keeps it."""
+        shared = self._shared.get(uid)
+        if shared is None:
+            most = sys.maxsize if uid in self._trusted else self.limits.max_user_queued_bytes
+            shared = self._shared[uid] = Shared(most)
+        return shared
 
     def open(self, instance: Instance) -> None:
         """Admit *instance*; EMFILE when its user has ``max_user_instances``."""
@@ -66,6 +94,7 @@ class Accounts:
         self.draft(instance, -instance.drafted)
         user = self._users[instance.uid]
         user.instances -= 1
+        user.large -= instance.large
         if not user.instances:
             del self._users[instance.uid]
 
@@ -96,6 +125,13 @@ class Accounts:
             raise OSError(errno.ENOSPC, "this user's drafts have too many rules")
         user.drafts += cost
         instance.drafted += cost
+
+    def afford_large(self, instance: Instance) -> bool:
+        """Whether the event descriptor of *instance* may have a large buffer; it has one then."""
+        user = self._users[instance.uid]
+        instance.large = instance.uid in self._trusted or user.large < MOST_LARGE
+        user.large += instance.large
+        return instance.large
 
     def count(self, watch: Watch, by: int) -> None:
         """One watch more (1), or less (-1)."""

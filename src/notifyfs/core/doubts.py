@@ -29,3 +29,11 @@ class Doubt(NamedTuple):
 def may_be_held(inode: Inode | None) -> bool:
     """Whether only the kernel knows that nothing holds *inode*, and somebody watches it."""
     return inode is not None and bool(inode.watches) and inode.lookups > 0 and not inode.in_use
+
+
+def release(doubt: Doubt) -> None:
+    """It is decided: let go of what was kept back."""
+    doubt.gate.open()
+    for instance in doubt.instances:
+        instance.queue.release(doubt.gate)
+        instance.ring()

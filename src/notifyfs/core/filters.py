@@ -7,7 +7,7 @@ takes it.
 from __future__ import annotations
 
 import errno
-import functools
+import itertools
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +26,13 @@ MOST: Final = 65536
 MOST_OF_USER: Final = 4096
 """What all filters may cost of a user who is neither root nor the daemon's."""
 
+Verdicts = dict[tuple[int, bytes, bool], bool]
+"""Whether a name is wanted, by a matcher's number, the name, and whether it is a directory's."""
+_MOST_VERDICTS: Final = 4096
+_LONGEST: Final = 255  # bytes of a name of which a verdict is kept
+
 _PATTERNS: Final = requests.FILTER_EXCLUDE | requests.FILTER_INCLUDE
+_numbers: Final = itertools.count()
 _KINDS: Final = frozenset(1 << bit for bit in range(6))
 
 
@@ -40,9 +46,11 @@ class _Rules:
 
 
 class Matcher:
-    """The rules of one watch."""
+    """The rules of one watch. *verdicts* may be those of several."""
 
-    def __init__(self, rules: _Rules) -> None:
+    def __init__(self, rules: _Rules, verdicts: Verdicts) -> None:
+        self._number = next(_numbers)
+        self._verdicts = verdicts
         self.cost = rules.cost
         lines = {kind: Lines(lines) for kind, lines in rules.patterns.items()}
         self._exclude = lines.get(requests.FILTER_EXCLUDE)
@@ -54,8 +62,6 @@ class Matcher:
         self._not_users = numbers.get(requests.FILTER_NOT_USER)
         self.asks_process = bool(self._processes or self._not_processes)
         """Whether the process behind each event must be known."""
-        # One file is told of several times: created, opened, modified, closed. Its own cache goes with the filter.
-        self._wanted = functools.lru_cache(maxsize=1024)(functools.partial(_wants, self._include, self._exclude))
 
     def passes(self, name: bytes, actor: Actor, *, is_dir: bool) -> bool:
         """Whether an event under this name (b"": of the watched inode itself), by *actor*, is to be told."""
@@ -69,28 +75,44 @@ class Matcher:
                 return False
             if self._not_processes and process in self._not_processes:
                 return False
-        return not name or self._wanted(name, is_dir)
+        if not name:
+            return True
+        # One file is told of several times: created, opened, modified, closed.
+        verdict = self._verdicts.get((self._number, name, is_dir))
+        return self._find(name, is_dir=is_dir) if verdict is None else verdict
 
     def wants(self, name: bytes, *, is_dir: bool) -> bool:
         """Whether the patterns let this name through."""
-        return _wants(self._include, self._exclude, name, is_dir)
+        include, exclude = self._include, self._exclude
+        if include is not None and not include.match(name, is_dir=is_dir):
+            return False
+        return exclude is None or not exclude.match(name, is_dir=is_dir)
 
-
-def _wants(include: Lines | None, exclude: Lines | None, name: bytes, is_dir: bool) -> bool:  # noqa: FBT001 - cached
-    if include is not None and not include.match(name, is_dir=is_dir):
-        return False
-    return exclude is None or not exclude.match(name, is_dir=is_dir)
+    def _find(self, name: bytes, *, is_dir: bool) -> bool:
+        verdict, verdicts = self.wants(name, is_dir=is_dir), self._verdicts
+        if len(name) <= _LONGEST:
+            if len(verdicts) >= _MOST_VERDICTS:
+                verdicts.clear()
+            verdicts[self._number, name, is_dir] = verdict
+        return verdict
 
 
 class Draft:
     """The rules that one subscriber has sent for its next watch. *process* and *user* are its own.
 
     *spend* is told what each rule costs before it is added, and may refuse; and, negative, what is given back.
+    *verdicts* are kept by all its filters, and perhaps by others.
     """
 
     def __init__(
-        self, process: int, user: int, most: int = MOST, spend: Callable[[int], None] = lambda _cost: None
+        self,
+        process: int,
+        user: int,
+        most: int = MOST,
+        spend: Callable[[int], None] = lambda _cost: None,
+        verdicts: Verdicts | None = None,
     ) -> None:
+        self._verdicts = {} if verdicts is None else verdicts
         self._most = most
         self._spend = spend
         self._own = {
@@ -115,7 +137,7 @@ class Draft:
         self._spend(-rules.cost)
         if rules.spoilt or not rules.cost:
             raise OSError(errno.EINVAL, "a rule of this filter was refused" if rules.spoilt else "no rule was sent")
-        return Matcher(rules)
+        return Matcher(rules, self._verdicts)
 
     def _add(self, kind: int, value: bytes) -> None:
         rules = self._rules

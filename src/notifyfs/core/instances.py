@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from notifyfs.core.queue import Queue
     from notifyfs.protocol.records import Origin
 
-
 _LAST_WD: Final = 2**31 - 1  # INT_MAX
 
 
@@ -81,6 +80,8 @@ class Instance:
         self.last_wd = 0
         self.drafted = 0
         """What its draft of a filter costs."""
+        self.large = False
+        """Whether its event descriptor has a large buffer."""
 
     def next_wd(self) -> int:
         """The next watch descriptor that is free: when all were used, the lowest (kernel: idr_alloc_cyclic)."""

@@ -7,6 +7,7 @@ count: as the tail for coalescing, and against ``max_queued_events``.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 OVERFLOW: Final = Record(-1, flags.Q_OVERFLOW)
 _ORIGIN_SIZE: Final = HEADER.size + ORIGIN.size
 _MOST_GATES: Final = 4  # that an event waits for, one after the other; a rename has two of its own
+
+
+COST: Final = 170
+"""Bytes of memory that an event in a queue takes besides its size on the wire (Python 3.11)."""
+
+
+class Room:
+    """Bytes that the events of several queues may take in all: there is none while *held* is *most* or more."""
+
+    __slots__ = ("__weakref__", "held", "most")
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.most = most
+        self.held = 0
 
 
 class Gate(Protocol):
@@ -79,7 +94,8 @@ class Queue:
 
     *limit* is ``max_queued_events``. *unread* tells how many of the items that
     were taken the subscriber has not read yet; it is asked only when the
-    answer matters (a possible repeat of the last one taken; a full queue).
+    answer matters (a possible repeat of the last one taken; a full queue). Where
+    *room* has none, the queue is full as well.
 
     An event leaves when its own gates are open and those before it have left. Whether there
     is an event at all may hang on a gate as well (``hold``): what comes after it is kept, up to
@@ -87,8 +103,9 @@ class Queue:
     came then.
     """
 
-    def __init__(self, limit: int, unread: Callable[[], int]) -> None:
+    def __init__(self, limit: int, unread: Callable[[], int], room: Room | None = None) -> None:
         self.limit = limit
+        self._room = room or Room()
         self.dropped = 0
         self.coalesced = 0
         self.kinds: defaultdict[int, int] = defaultdict(int)
@@ -125,8 +142,10 @@ class Queue:
 
     def close(self) -> None:
         """Drop all that there is: nobody reads it any more. What still comes is kept nowhere."""
+        self._room.held -= self.bytes + COST * len(self._items)
         self._items.clear()
         for kept in self._held.values():
+            self._room.held -= sum(item.size + COST for item, _ in kept.items)
             kept.items.clear()
             kept.lost = True
         self.bytes = self.limit = self._kept = self._taken = 0
@@ -152,6 +171,7 @@ class Queue:
         else:
             before.items.append((item, 1))
             self._kept += 1
+            self._room.held += item.size + COST
 
     def release(self, gate: Gate) -> None:
         """Let go of what was kept back by *gate* alone."""
@@ -161,6 +181,7 @@ class Queue:
             before.lost |= kept.lost
             return
         for item, times in kept.items:
+            self._room.held -= item.size + COST
             if item.record is OVERFLOW:
                 self._say_overflow()
                 continue
@@ -178,6 +199,7 @@ class Queue:
         if not kept.lost:
             kept.lost = True
             kept.items.append((Item(OVERFLOW), 1))
+            self._room.held += kept.items[-1][0].size + COST
 
     def take(self, most: int) -> list[Item]:
         """Remove and return the oldest items that may leave: at most *most* bytes of them, but one at least."""
@@ -196,6 +218,7 @@ class Queue:
                 self._overflow_age += 1
         if taken:
             self.bytes -= size
+            self._room.held -= size + COST * len(taken)
             self.left += len(taken)
             self._taken += len(taken)
             self._last = taken[-1]
@@ -219,18 +242,19 @@ class Queue:
         if kept and _repeats(kept[-1][0], item):
             last, times = kept[-1]
             kept[-1] = _joined(last, item), times + 1
-        elif self._kept < self.limit:  # more than that overflows in any case, when it is let go
+        elif self._kept < self.limit and self._room.held < self._room.most:  # else it overflows when it is let go
             kept.append((item, 1))
             self._kept += 1
+            self._room.held += item.size + COST
         else:
             self.overflow()
 
     def _enter(self, item: Item) -> None:
-        items = self._items
-        if len(items) + self._taken >= self.limit:
+        items, room = self._items, self._room
+        if len(items) + self._taken >= self.limit or room.held >= room.most:
             if self._taken:
                 self._ask()
-            if len(items) + self._taken >= self.limit:
+            if len(items) + self._taken >= self.limit or room.held >= room.most:
                 # Linux looks at the limit before it tries to merge (docs/parity.md, N8).
                 self.dropped += 1
                 self._say_overflow()
@@ -257,7 +281,9 @@ class Queue:
         self._items.append(item)
         self.entered += 1
         self.kinds[item.record.mask] += 1
-        self.bytes += item.size
+        size = item.size
+        self.bytes += size
+        self._room.held += size + COST
         self.high_water = max(self.high_water, len(self._items))
 
     def _ask(self) -> int:

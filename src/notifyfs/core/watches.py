@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from notifyfs.core.accounts import Accounts, Limits
-from notifyfs.core.doubts import Doubt, may_be_held
+from notifyfs.core.doubts import Doubt, may_be_held, release
 from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, listens, path, wanted
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import notices
@@ -93,7 +93,7 @@ class Watches:
     def close(self, instance: Instance, most: int = sys.maxsize) -> bool:
         """End *instance*: at once, and *most* of its watches; whether there are more: then this is to be called again.
 
-        It is told nothing any more. Its user has room for another when the last watch has ended.
+        It is told nothing any more; its user has room for another when the last watch has ended.
         """
         if instance in self.instances:
             self.instances.remove(instance)
@@ -214,14 +214,14 @@ class Watches:
         except Exception as error:  # noqa: BLE001 - handed on; what was held back goes on all the same
             self.fail("telling a death that was in doubt", error, inode)
         finally:
-            self._release(doubt)
+            release(doubt)
         return False
 
     def give_up(self, inode: Inode) -> None:
         """No FORGET came: if the death of *inode* is in doubt, something holds it, and it lives on."""
         doubt = self._doubts.pop(inode, None)
         if doubt is not None:
-            self._release(doubt)
+            release(doubt)
 
     def unmount(self, actor: Actor) -> None:
         """Every watch hears UNMOUNT and ends; the newest inode first (docs/parity.md, N9). Whoever may live, does."""
@@ -260,13 +260,6 @@ class Watches:
             self._hear(change, doubt.notice, inode, b"", doubt=doubt)
             for watch in list((inode.watches or {}).values()):
                 self._ignore(watch, change.actor, change.number, doubt)
-
-    @staticmethod
-    def _release(doubt: Doubt) -> None:
-        doubt.gate.open()
-        for instance in doubt.instances:
-            instance.queue.release(doubt.gate)
-            instance.ring()
 
     # From a notice to records
 

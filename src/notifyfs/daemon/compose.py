@@ -13,7 +13,7 @@ import trio
 
 from notifyfs import mounts
 from notifyfs.core.accounts import Limits
-from notifyfs.core.changes import Changes
+from notifyfs.core.changes import Change, Changes
 from notifyfs.core.watches import Watches
 from notifyfs.daemon import garbage, logs
 from notifyfs.daemon.lifecycle import Daemon, Place, detach, device_of
@@ -44,6 +44,7 @@ from notifyfs.subscribers.resolve import Resolver
 from notifyfs.subscribers.rights import Way
 from notifyfs.subscribers.server import Server
 from notifyfs.system import identity
+from notifyfs.system.callers import Caller
 from notifyfs.system.remote import may_hang
 
 if TYPE_CHECKING:
@@ -211,6 +212,11 @@ def _passthrough(source: Source, watches: Watches, notify: Notify, options: Opti
 def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) -> Capabilities:
     """What subscribers are given."""
     major, _, minor = place.device().partition(":")
+    daemon = Caller(os.getpid(), os.geteuid(), os.getegid())
+
+    def died(inode: Inode) -> None:
+        kernel.changes.tell(Change("die", inode.entry, daemon, dies=True))
+
     optional: dict[str, Any] = {}
     if kernel.source_answers is not None:
         optional["source_answers"] = kernel.source_answers
@@ -222,6 +228,7 @@ def _capabilities(kernel: KernelSide, place: Place, options: Options, way: Way) 
             kernel.source,
             os.fsencode(place.mountpoint),
             (int(major), int(minor)),
+            died,
             judges=kernel.source_answers is None,
         ),
         statistics=Statistics(kernel.watches, kernel.changes, kernel.held),

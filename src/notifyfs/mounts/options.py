@@ -65,6 +65,7 @@ class Options:
     max_queued_events: int = 16384
     max_user_instances: int = 128
     max_user_watches: int = 1048576
+    max_user_queued_bytes: int = 64 << 20
     max_read: int | None = None
     """Bytes in a READ request; None: the kernel's choice."""
     cache: Literal["auto", "always", "never"] = "auto"
@@ -230,6 +231,7 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "max_queued_events": _number(1),
     "max_user_instances": _number(1),
     "max_user_watches": _number(1),
+    "max_user_queued_bytes": _number(1),
     "max_read": _number(4096),  # the kernel raises less to a page (fuse_fill_super)
     "cache": _choice("auto", "always", "never"),
     "access": _choice("cached", "exact", "off"),

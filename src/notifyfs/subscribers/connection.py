@@ -48,7 +48,9 @@ class Subscriber:
         self._packets: Packets | None = None
         self._pumping = trio.CancelScope()
         self._pump_ended = trio.Event()
-        self._queue = Queue(mount.watches.accounts.limits.max_queued_events, self._unread)
+        accounts = mount.watches.accounts
+        self._shared = accounts.shared(peer.uid)  # for as long as this lives
+        self._queue = Queue(accounts.limits.max_queued_events, self._unread, self._shared.room)
         self._instance = Instance(self._peer.uid, self._queue, self._bell.ring, mount.judge(self._peer))
         self._requests = Requests(
             mount, self._peer, self._instance, Delivery(self._move, self._pending, self._stream.reply_first)
@@ -171,7 +173,7 @@ class Subscriber:
         return self._outlet.unread()
 
     def _move(self) -> int:
-        self._packets = Packets()
+        self._packets = Packets(large=self._mount.watches.accounts.afford_large(self._instance))
         return self._packets.give()
 
     def _pending(self) -> int:

@@ -184,7 +184,7 @@ class Stream:
 
 
 class Packets:
-    """The event descriptor: a packet socket on which each record is one packet.
+    """The event descriptor: a packet socket on which each record is one packet; *large*: with much room.
 
     What the client has not read is told by SIOCOUTQ, from what each packet weighs. (FIONREAD on its
     end says it in bytes, but the kernel counts them anew each time: 0.5 ms for a full queue.)
@@ -192,13 +192,14 @@ class Packets:
     A client that closes its end hears no more events, as from a closed inotify descriptor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, large: bool = True) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._ours.setblocking(False)  # noqa: FBT003 - socket's own signature
-        try:
-            self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
-        except PermissionError:
-            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACKET_BUFFER)
+        if large:
+            try:
+                self._ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PACKET_BUFFER)
+            except PermissionError:
+                self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACKET_BUFFER)
         self._waiting: deque[tuple[bytes, int]] = deque()  # taken and not sent yet; 1 with the last of an event
         self._sent: deque[tuple[int, int]] = deque()  # of each packet that is perhaps unread: weight, and the same
         self._weight = 0  # of all of them

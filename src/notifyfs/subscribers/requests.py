@@ -15,7 +15,8 @@ from notifyfs.system.callers import Caller
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.instances import Instance
+    from notifyfs.core.entries import Inode
+    from notifyfs.core.instances import Instance, Watch
     from notifyfs.protocol.records import Record
     from notifyfs.subscribers.capabilities import Capabilities
     from notifyfs.subscribers.descriptors import Descriptors
@@ -55,6 +56,7 @@ class Requests:
             peer.uid,
             MOST if peer.trusted else MOST_OF_USER,
             lambda cost: mount.watches.accounts.draft(instance, cost),
+            mount.watches.accounts.shared(peer.uid).verdicts,
         )
         self._first = True
 
@@ -99,21 +101,26 @@ class Requests:
         watches, resolver = self._mount.watches, self._mount.resolver
         chosen = self._draft.take() if record.mask & flags.X_FILTER else None
         watches.check(record.mask)
+
+        def watch(inode: Inode) -> Watch:
+            wd = watches.add(self._instance, inode, record.mask, chosen, by_path=not descriptors)
+            return self._instance.watches[wd]
+
         if descriptors:
             if record.name:
                 raise OSError(errno.EINVAL, "a name and a descriptor")
             inode = resolver.descriptor(descriptors.only(), record.mask, self._peer)
+            try:
+                watched = watch(inode)
+            finally:
+                watches.inodes.reap(inode)
         elif unreached:
             raise OSError(unreached, "the mountpoint is out of reach")
         else:
-            inode = resolver.path(record.name, record.mask, self._peer)
-        try:
-            wd = watches.add(self._instance, inode, record.mask, chosen, by_path=not descriptors)
-        finally:
-            watches.inodes.reap(inode)
+            watched = await resolver.path(record.name, record.mask, self._peer, watch)
         self._delivery.reply_first()
-        await self._mount.attend(inode, self._instance.watches[wd].mask)
-        return Reply(wd)
+        await self._mount.attend(watched.inode, watched.mask)
+        return Reply(watched.wd)
 
     def _hello(self, record: Record, *, first: bool) -> Reply:
         if not first or record.name != requests.GREETING or record.mask & ~requests.EVENT_FD:

@@ -11,11 +11,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
+import trio
 
 from notifyfs.core.inodes import ROOT
 from notifyfs.protocol import flags
@@ -24,12 +24,18 @@ from notifyfs.system import identity, syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.core.entries import Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.passthrough.source import Source
+
+T = TypeVar("T")
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS, path_resolution(7)
 _NAME_MAX: Final = 255
 _PATH_MAX: Final = 4096
+_EFFORT: Final = 2500
+"""Steps that a walk takes before others have their turn, each over known ground (0.2 us)."""
+_LOOKING: Final = 100
+"""What a step is worth that has to ask the source, and perhaps a directory for its permissions."""
 
 
 @attrs.frozen
@@ -61,37 +67,57 @@ class Peer:
 class Resolver:
     """Finds what subscribers name. *mountpoint* is absolute; *device* is the mount's (major, minor).
 
-    *judges*: the source can be asked at each event what a user may hear.
+    *judges*: the source can be asked at each event what a user may hear. *died* hears of each inode
+    that only a walk has kept alive, when that walk goes on.
     """
 
-    def __init__(self, source: Source, mountpoint: bytes, device: tuple[int, int], *, judges: bool = True) -> None:
+    def __init__(
+        self,
+        source: Source,
+        mountpoint: bytes,
+        device: tuple[int, int],
+        died: Callable[[Inode], None] = lambda _inode: None,
+        *,
+        judges: bool = True,
+    ) -> None:
         self._source = source
         self._judges = judges
         self._mountpoint = mountpoint.rstrip(b"/")
         self._device = device
+        self._died = died
 
-    def path(self, path: bytes, mask: int, peer: Peer) -> Inode:
-        """The inode at *path* below the mount's root; a last symbolic link is followed unless DONT_FOLLOW.
+    async def path(self, path: bytes, mask: int, peer: Peer, use: Callable[[Inode], T]) -> T:
+        """What *use* makes of the inode at *path* below the mount's root; a last link is followed unless DONT_FOLLOW.
+
+        A long way is gone in parts, between which others have their turn. Where it has come to is held meanwhile:
+        what is removed under its feet lives until it has gone on, as in Linux.
 
         ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG and EACCES as path_resolution(7) has them; EXDEV when
         ``..`` or a symbolic link leads out of the mount; EPERM for X_RECURSIVE of a user who cannot be judged.
         """
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        way = [self._source.inodes.root]
+        inodes = self._source.inodes
+        walk = _Walk(self._source, self._mountpoint, path, peer, follow=not mask & flags.DONT_FOLLOW)
+        held: list[Entry] = []
         try:
-            self._walk(way, path, peer, follow=not mask & flags.DONT_FOLLOW)
-            self._admit(way[-1], mask, peer)
-        except BaseException:
-            self._reap(way)
-            raise
-        found = way.pop()
-        self._reap([place for place in way if place is not found])
-        return found  # the caller reaps it, once it is watched or not
+            while walk.goes_on():
+                held.append(walk.place.entry)
+                inodes.use(held[-1])
+                self._let_go(held[:-1])
+                del held[:-1]
+                await trio.lowlevel.checkpoint()
+            self._admit(walk.place, mask, peer)
+            return use(walk.place)
+        finally:
+            self._let_go(held)
+            for place in reversed(walk.passed):
+                inodes.reap(place)
 
-    def _reap(self, way: list[Inode]) -> None:
-        for place in reversed(way):
-            self._source.inodes.reap(place)
+    def _let_go(self, held: list[Entry]) -> None:
+        for entry in held:
+            for inode in self._source.inodes.drop(entry):
+                self._died(inode)
 
     def descriptor(self, fd: int, mask: int, peer: Peer) -> Inode:
         """The inode that an ``O_PATH`` descriptor of the subscriber's refers to, in this mount.
@@ -116,48 +142,78 @@ class Resolver:
         if not peer.may(syscalls.may_read, self._source.fd(inode)):
             raise OSError(errno.EACCES, "no read permission")
 
-    def _walk(self, way: list[Inode], path: bytes, peer: Peer, *, follow: bool) -> None:
-        """Go from the root in *way* to *path*, noting each place in *way*."""
-        source, links = self._source, 0
-        searched: set[Inode] = set()
-        parts = deque(path.split(b"/")) if path else deque()
-        while parts:
-            part, place = parts.popleft(), way[-1]
-            self._check_step(place, part, path, peer, searched)
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                way.append(place.entry.parent)
-                continue
-            entry, found = source.look(place, part)
-            way.append(entry.inode)
-            if stat.S_ISLNK(found.st_mode) and (parts or follow):
-                links += 1
-                if links > _MOST_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                target = os.readlink(b"", dir_fd=source.fd(entry.inode))
-                way.append(place)
-                if target.startswith(b"/"):
-                    target = self._inside(target, path)
-                    way.append(source.inodes.root)
-                parts.extendleft(reversed(target.split(b"/")))
 
-    def _check_step(self, place: Inode, part: bytes, path: bytes, peer: Peer, searched: set[Inode]) -> None:
-        if not place.is_dir:
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        if not part:
-            return
-        if place not in searched:
-            if not peer.may(syscalls.may_search, self._source.fd(place)):
-                raise OSError(errno.EACCES, "no search permission", path)
-            searched.add(place)
+class _Walk:
+    """A way from the mount's root along *path*."""
+
+    def __init__(self, source: Source, mountpoint: bytes, path: bytes, peer: Peer, *, follow: bool) -> None:
+        self._source = source
+        self._mountpoint = mountpoint
+        self._path = path
+        self._peer = peer
+        self._follow = follow
+        self._links = 0
+        self._parts = path.split(b"/")[::-1] if path else []
+        self.place = source.inodes.root
+        self.passed: dict[Inode, None] = {}
+        """What was found, in its order."""
+
+    def goes_on(self) -> bool:
+        """Go some way, for a millisecond at most; whether there is more of it.
+
+        What was found is good for that time, since nobody else can do anything: ``a/../a/..`` is looked for once.
+        """
+        parts, left = self._parts, _EFFORT
+        known: dict[tuple[Inode, bytes], Inode] = {}
+        while parts and left > 0:
+            part, place = parts.pop(), self.place
+            following = known.get((place, part))
+            if following is None:
+                left -= _LOOKING
+                following = self._step(part, searched=(place, b".") in known)
+                if part:
+                    known[place, b"."] = place
+                if following is not None:
+                    known[place, part] = following
+            left -= 1
+            if following is not None:
+                self.place = following
+        return bool(parts)
+
+    def _step(self, part: bytes, *, searched: bool) -> Inode | None:
+        """Where *part* leads from here; None for a link, which is followed then."""
+        place, source = self.place, self._source
+        self._check(part, searched=searched)
+        if part in (b"", b"."):
+            return place
+        if part == b"..":
+            return place.entry.parent
+        entry, found = source.look(place, part)
+        self.passed.setdefault(entry.inode)
+        if not stat.S_ISLNK(found.st_mode) or not (self._parts or self._follow):
+            return entry.inode
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self._path)
+        target = os.readlink(b"", dir_fd=source.fd(entry.inode))
+        if target.startswith(b"/"):
+            target = self._inside(target)
+            self.place = source.inodes.root
+        self._parts += reversed(target.split(b"/"))
+        return None
+
+    def _check(self, part: bytes, *, searched: bool) -> None:
+        if not self.place.is_dir:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._path)
+        if part and not searched and not self._peer.may(syscalls.may_search, self._source.fd(self.place)):
+            raise OSError(errno.EACCES, "no search permission", self._path)
         if len(part) > _NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        if part == b".." and place.number == ROOT:
-            raise OSError(errno.EXDEV, "'..' leads out of the mount", path)
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), self._path)
+        if part == b".." and self.place.number == ROOT:
+            raise OSError(errno.EXDEV, "'..' leads out of the mount", self._path)
 
-    def _inside(self, target: bytes, path: bytes) -> bytes:
+    def _inside(self, target: bytes) -> bytes:
         """An absolute link's target, relative to the mount's root."""
         if target == self._mountpoint or target.startswith(self._mountpoint + b"/"):
             return target[len(self._mountpoint) + 1 :]
-        raise OSError(errno.EXDEV, "a symbolic link leads out of the mount", path)
+        raise OSError(errno.EXDEV, "a symbolic link leads out of the mount", self._path)

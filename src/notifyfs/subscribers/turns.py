@@ -1,7 +1,7 @@
 """Whose turn it is on the control socket: one step of one connection at a time, users in a ring.
 
 A step goes from where a task was woken to where it waits again, and shares the loop with the kernel's requests.
-What a user's steps take of the loop is measured. Who has had no more than its share, or has the loop for itself,
+What a user's steps take of the loop is counted. Who has had no more than its share, or has the loop for itself,
 goes on at once; any other waits for its turn, of which there are some each time that the loop goes round. While the
 kernel asks for something as well, nobody gets more than the share.
 """
@@ -29,7 +29,8 @@ _FEW: Final = 64
 _AT_ONCE: Final = 4
 """Steps for which nobody waits, before the loop goes round: others may have been woken meanwhile."""
 _GIVEN: Final = 3
-"""Turns that are given each time that the loop goes round, which itself takes as long as half a short step."""
+"""Turns that are given each time that the loop goes round, which costs half a short step; one of long ones."""
+_LONG: Final = 0.0005
 
 
 class _User:
@@ -51,9 +52,12 @@ class _Round(trio.abc.Instrument):
     """Counts what was done since the loop has looked who is to be woken."""
 
     steps = 0
+    took = 0.0
+    before = 0.0
+    """What those of the round before took."""
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's
-        self.steps = 0
+        self.before, self.took, self.steps = self.took, 0.0, 0
 
 
 class Turns:
@@ -80,8 +84,8 @@ class Turns:
         if not self._ring:
             await self._bell.wait_rung()
             return
-        given = 0
-        while given < _GIVEN and (task := self._next()) is not None:
+        given, most = 0, _GIVEN if self._round.before < _LONG else 1
+        while given < most and (task := self._next()) is not None:
             trio.lowlevel.reschedule(task)
             given += 1
         if given:
@@ -119,12 +123,13 @@ class Turns:
     def _turn(self, user: _User) -> Generator[Any, Any, None]:
         """Wait for the next turn of *user*; not at all where it has had no more than its share, or nobody else asks."""
         self._round.steps += 1
-        if (
-            self._round.steps <= _AT_ONCE
-            and not user.waiting
-            and (user.due <= trio.current_time() + AHEAD or not (self._ring or self._pressed()))
-        ):
-            return
+        if self._round.steps <= _AT_ONCE and not user.waiting:
+            ahead = trio.current_time() + AHEAD
+            if user.due <= ahead:
+                return
+            if not (self._ring or self._pressed()):
+                user.due = ahead
+                return
         task = trio.lowlevel.current_task()
         user.waiting.append(task)
         if not user.queued:
@@ -143,12 +148,13 @@ class Turns:
 
     def _next(self) -> trio.lowlevel.Task | None:
         """Whose turn it is; None while all have had their share and the kernel asks for more."""
-        limit = trio.current_time() + AHEAD if self._pressed() else None
+        ahead, pressed = trio.current_time() + AHEAD, self._pressed()
         for _ in range(len(self._ring)):
             user = self._ring.popleft()
             if not user.waiting:  # they were cancelled
                 user.queued = False
-            elif limit is None or user.due <= limit:
+            elif user.due <= ahead or not pressed:
+                user.due = min(user.due, ahead)  # what was had with nobody there to mind need not be made up for
                 task = user.waiting.popleft()
                 user.queued = bool(user.waiting)
                 if user.queued:
@@ -159,9 +165,9 @@ class Turns:
         return None
 
     def _charge(self, user: _User, began: float) -> None:
-        # Who was early with nobody there to mind need not make up for all of that.
-        due = min(max(user.due, began), began + AHEAD)
-        user.due = due + (trio.current_time() - began) * SHARE * (len(self._ring) or 1)
+        took = trio.current_time() - began
+        self._round.took += took
+        user.due = max(user.due, began) + took * SHARE * (len(self._ring) or 1)
 
     def _user(self, uid: int) -> _User:
         user = self._users.get(uid)
