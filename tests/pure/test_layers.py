@@ -62,7 +62,8 @@ DOORS = {
 INSIDE_CORE: dict[str, set[str]] = {  # X may load these, besides itself
     "changes": set(),
     "queue": set(),
-    "inodes": set(),
+    "entries": set(),
+    "inodes": {"entries"},
     "rules": set(),
     "gitignore": set(),
     "filters": {"gitignore"},
