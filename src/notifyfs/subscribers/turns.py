@@ -30,7 +30,8 @@ _AT_ONCE: Final = 4
 """Steps for which nobody waits, before the loop goes round: others may have been woken meanwhile."""
 _GIVEN: Final = 3
 """Turns that are given each time that the loop goes round, which costs half a short step; one of long ones."""
-_LONG: Final = 0.0005
+_LONG: Final = 0.00015
+"""Seconds that the steps of one round took, from which on they are long."""
 
 
 class _User:
