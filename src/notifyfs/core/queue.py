@@ -150,6 +150,7 @@ class Queue:
             kept.lost = True
         self.bytes = self.limit = self._kept = self._taken = 0
         self._overflow_queued = True
+        self._unread = _nothing
 
     def append(self, record: Record, origin: Origin | None = None, gates: tuple[Gate, ...] = ()) -> None:
         """Queue an event, or merge it into the tail, or (when full) the one overflow record."""
@@ -289,6 +290,10 @@ class Queue:
     def _ask(self) -> int:
         self._taken = self._unread()
         return self._taken
+
+
+def _nothing() -> int:
+    return 0
 
 
 def _joined(last: Item, item: Item) -> Item:

@@ -67,6 +67,9 @@ class Subscriber:
         self._socket.close()
         while watches.close(self._instance, _ENDED_AT_ONCE):
             await trio.lowlevel.checkpoint()
+        # Both refer to this: without that, all is freed at once (``daemon.garbage``).
+        self._queue.close()
+        del self._requests
 
     async def run(self) -> None:
         """Serve until the client hangs up. OSError: EMFILE, as ``watches.Watches.open`` says."""
