@@ -98,10 +98,11 @@ class Accounts:
         if not user.instances:
             del self._users[instance.uid]
 
-    def afford_watch(self, instance: Instance) -> None:
-        """ENOSPC when the user has ``max_user_watches``."""
+    def afford_watch(self, instance: Instance, mask: int) -> None:
+        """ENOSPC when the user has ``max_user_watches``, or by this *mask* too many recursive ones."""
         if self._users[instance.uid].watches >= self.limits.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
+        self.afford_recursive(instance, mask)
 
     def afford_recursive(self, instance: Instance, mask: int) -> None:
         """ENOSPC when this *mask* asks for a recursive watch more than the user may have."""

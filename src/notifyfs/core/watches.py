@@ -136,8 +136,7 @@ class Watches:
             self._modify(watch, mask, chosen, by_path=by_path)
             return watch.wd
         instance.last_wd = instance.next_wd()  # Linux uses the number up even where it refuses (Linux 6.18, L2)
-        self.accounts.afford_watch(instance)
-        self.accounts.afford_recursive(instance, mask)
+        self.accounts.afford_watch(instance, mask)
         self.accounts.afford(instance, chosen, None)
         watch = Watch(instance, inode, instance.last_wd, mask & _KEPT, chosen)
         watch.by_path = by_path
@@ -157,8 +156,6 @@ class Watches:
 
     def wanted(self, inode: Inode, event: int) -> bool:
         """Whether any watch would hear *event* of this file, or through the directories of its names in use."""
-        if not self.listening:
-            return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
         above = self.accounts.recursive > 0
@@ -247,8 +244,8 @@ class Watches:
             change.actor.look()  # it may be gone when this is told
         hidden = self._hidden(change)
         gate = self._doubt(partial(self.give_up, inode))
-        watches = [watch for watch in inode.watches.values() if listens(watch, notice.mask, 0)]
-        deaf = [watch for watch in watches if not self._admits(watch, change, inode, 0)]
+        asked = [watch for watch in inode.watches.values() if listens(watch, notice.mask, 0)]
+        deaf = [watch for watch in asked if not self._admits(watch, change, inode, 0)]
         doubt = self._doubts[inode] = Doubt(change, notice, gate, hidden, list(inode.watches), deaf)
         for instance in doubt.instances:
             instance.queue.hold(gate)
@@ -277,8 +274,7 @@ class Watches:
                     self._ignore(watch, change.actor, change.number)
 
     def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
-        mask, names, above = notice.mask & EVENTS, [notice.name], 0
-        entry = parent.entry
+        mask, names, above, entry = notice.mask & EVENTS, [notice.name], 0, parent.entry
         name = entry.name
         while name:  # some 4,000 times where somebody works as far below as that
             names.append(name)
@@ -306,11 +302,10 @@ class Watches:
         """The watches of *place*, so far *above* *parent* where it was, hear of it by this *name*, or ``TOO_LONG``."""
         mask = notice.mask
         for watch in list(place.watches.values()) if place.watches else ():
-            wanted = watch.mask
-            if not wanted & mask & EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
+            wanted, recursive = watch.mask, watch.mask & X_RECURSIVE
+            if not wanted & mask & EVENTS or (above and not recursive):
                 continue
-            recursive = wanted & X_RECURSIVE
-            if above and not recursive:
+            if notice.unlinked and wanted & flags.EXCL_UNLINK:
                 continue
             if watch.filter is not None and not watch.filter.passes(
                 b"" if name is TOO_LONG else name, change.actor, is_dir=bool(mask & flags.ISDIR)
@@ -332,8 +327,7 @@ class Watches:
         """Whether *watch*, so far above *place*, may hear of what happened there; an overflow where nobody knows."""
         number, hearing = self._hearing
         if number != change.number or hearing.place is not place:
-            hearing = Hearing(place)
-            self._hearing = change.number, hearing
+            _, hearing = self._hearing = change.number, Hearing(place)
         heard = hearing.admits(watch, above)
         if heard is None:
             watch.instance.overflow()
