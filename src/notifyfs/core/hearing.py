@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = MAX_LEN - 1  # bytes of a name
 TOO_LONG: Final = bytes(_LONGEST + 1)
-"""In the place of any path that is longer than that, or goes on from this."""
+"""In the place of any path that is longer than that, or goes on from this. What is so far below is not judged: to look
+at each directory on the way would take the longer the deeper somebody has made it, and an overflow names nothing."""
 _MOST_NAMES: Final = (_LONGEST + 1) // 2  # in so long a path: each has a byte at least, and a slash
 
 
@@ -38,6 +39,8 @@ class Hearing:
         judge = watch.instance.judge
         if judge is None or not watch.mask & flags.X_RECURSIVE:
             return True
+        if above >= _MOST_NAMES:
+            return None
         reach = self._reaches.get(judge)
         if reach is None:
             reach = self._reaches[judge] = judge.reach(self._way())

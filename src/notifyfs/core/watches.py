@@ -311,7 +311,7 @@ class Watches:
                 b"" if name is TOO_LONG else name, change.actor, is_dir=bool(mask & flags.ISDIR)
             ):
                 continue
-            judged = recursive and watch.instance.judge is not None
+            judged = recursive and watch.instance.judge is not None and name is not TOO_LONG
             if judged and (watch in doubt.deaf if doubt else not self._admits(watch, change, parent or place, above)):
                 continue
             if name is TOO_LONG:
