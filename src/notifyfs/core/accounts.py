@@ -71,6 +71,8 @@ class Accounts:
         """In all."""
         self.recursive = 0
         """Watches that cover a tree."""
+        self.turns = 0
+        """How often such a watch has come, gone or changed."""
         self.origins = 0
         """Watches that ask which process it was."""
 
@@ -141,6 +143,7 @@ class Accounts:
         user.watches += by
         if watch.mask & X_RECURSIVE:
             self.recursive += by
+            self.turns += 1
             user.recursive += by
         if watch.filter is not None:
             user.filters += by * watch.filter.cost

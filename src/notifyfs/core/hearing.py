@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from notifyfs.core.entries import Entry, Inode
     from notifyfs.core.instances import Judge, Reach, Watch
 
+Covering = tuple["Inode", int, bytes]
+"""A directory with a recursive watch, how far above another it is, and that one's path below it."""
+
 _LONGEST: Final = MAX_LEN - 1  # bytes of a name
 TOO_LONG: Final = bytes(_LONGEST + 1)
 """In the place of any path that is longer than that, or goes on from this. What is so far below is not judged: to look
@@ -62,10 +65,31 @@ def upwards(place: Inode) -> Iterator[Inode]:
         yield place
 
 
-def path(names: list[bytes]) -> bytes:
-    """The path of these *names*, or paths, the last component first; ``TOO_LONG`` if no record can carry it."""
+def covered(place: Inode) -> list[Covering]:
+    """The recursive watches above *place*, the nearest first."""
+    found: list[Covering] = []
+    names: list[bytes] = []
+    joined, entry = 0, place.entry  # names in the first of ``names``, besides one
+    name = entry.name
+    while name:  # some 4,000 times where somebody works as far below as that
+        names.append(name)
+        place = entry.parent
+        entry = place.entry
+        name = entry.name
+        if place.watches:
+            for watch in place.watches.values():
+                if watch.mask & flags.X_RECURSIVE:
+                    above = joined + len(names)
+                    names, joined = [path(*names[::-1])], above - 1
+                    found.append((place, above, names[0]))
+                    break
+    return found
+
+
+def path(*names: bytes) -> bytes:
+    """The path of these *names*, or paths; ``TOO_LONG`` if no record can carry it."""
     if len(names) <= _MOST_NAMES:
-        joined = b"/".join(names[::-1])
+        joined = b"/".join(names)
         if len(joined) <= _LONGEST:
             return joined
     return TOO_LONG

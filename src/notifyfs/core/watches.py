@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from notifyfs.core.accounts import Accounts, Limits
 from notifyfs.core.doubts import Doubt, may_be_held, release
-from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, listens, path, wanted
+from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, covered, listens, path, wanted
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import notices
 from notifyfs.protocol import flags
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from notifyfs.core.changes import Change, Changes
     from notifyfs.core.entries import Inode
     from notifyfs.core.filters import Matcher
+    from notifyfs.core.hearing import Covering
     from notifyfs.core.inodes import Inodes
     from notifyfs.core.instances import Actor, Instance
     from notifyfs.core.queue import Gate, Question
@@ -70,6 +71,7 @@ class Watches:
         self._failed = failed
         self._gates: tuple[int, tuple[Gate, ...]] = (-1, ())  # of the change with this number
         self._hearing: tuple[int, Hearing] = (-1, Hearing(inodes.root))  # the same
+        self._covering: tuple[tuple[Inode, int, int], list[Covering]] = ((inodes.root, -1, -1), [])
         self._doubts: dict[Inode, Doubt] = {}
         """Inodes of which the kernel has not said whether they died; who watches them waits for that.
 
@@ -274,20 +276,13 @@ class Watches:
                     self._ignore(watch, change.actor, change.number)
 
     def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
-        mask, names, above, entry = notice.mask & EVENTS, [notice.name], 0, parent.entry
-        name = entry.name
-        while name:  # some 4,000 times where somebody works as far below as that
-            names.append(name)
-            place = entry.parent
-            entry = place.entry
-            name = entry.name
-            if place.watches:
-                for watch in place.watches.values():
-                    if watch.mask & mask and watch.mask & X_RECURSIVE:
-                        above += len(names) - 1
-                        names = [path(names)]
-                        self._hear(change, notice, place, names[0], parent, above)
-                        break
+        state = parent, self.inodes.moves, self.accounts.turns
+        known, covering = self._covering
+        if known != state:
+            covering = covered(parent)
+            self._covering = state, covering
+        for place, above, below in covering:
+            self._hear(change, notice, place, path(below, notice.name), parent, above)
 
     def _hear(  # noqa: PLR0913, PLR0917 - what happened where, and who is asked
         self,
