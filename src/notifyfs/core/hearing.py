@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from notifyfs.core.changes import Change
-    from notifyfs.core.entries import Entry, Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.instances import Judge, Reach, Watch
 
 Covering = tuple["Inode", int, bytes]
@@ -111,14 +111,11 @@ def concerned(change: Change) -> bool:
     return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
 
 
-def wanted(entry: Entry, event: int, *, from_above: bool) -> bool:
-    """Whether a watch on the directory of *entry*, or *from_above*, may hear *event* of it; if unknown, too."""
-    hearing = Hearing(entry.parent)
-    for above, place in enumerate(upwards(entry.parent)):
-        if place.watches:
-            for watch in place.watches.values():
-                if listens(watch, event, above) and hearing.admits(watch, above) is not False:
-                    return True
-        if not from_above:
-            break
+def wanted(place: Inode, event: int, covering: list[Covering]) -> bool:
+    """Whether a watch on *place*, or one *covering* it, may hear *event* of a file in it; if that is unknown, too."""
+    hearing = Hearing(place)
+    for where, above, _ in ((place, 0, b""), *covering):
+        for watch in (where.watches or {}).values():
+            if listens(watch, event, above) and hearing.admits(watch, above) is not False:
+                return True
     return False

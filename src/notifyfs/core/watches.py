@@ -160,8 +160,8 @@ class Watches:
         """Whether any watch would hear *event* of this file, or through the directories of its names in use."""
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        above = self.accounts.recursive > 0
-        return any(wanted(entry, event, from_above=above) for entry in inode.used or (inode.entry,))
+        places = [entry.parent for entry in inode.used or (inode.entry,)]
+        return any(wanted(place, event, self._above(place)) for place in places)
 
     # What was done
 
@@ -267,22 +267,24 @@ class Watches:
         if parent is not None:
             if parent.watches:
                 self._hear(change, notice, parent, notice.name)
-            if self.accounts.recursive:
-                self._deliver_above(change, notice, parent)
+            for place, above, below in self._above(parent):
+                self._hear(change, notice, place, path(below, notice.name), parent, above)
         if inode is not None and inode.watches:
             self._hear(change, notice, inode, b"")
             if notice.death:
                 for watch in list((inode.watches or {}).values()):
                     self._ignore(watch, change.actor, change.number)
 
-    def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
-        state = parent, self.inodes.moves, self.accounts.turns
+    def _above(self, place: Inode) -> list[Covering]:
+        """The recursive watches above *place*; remembered, for the next event is mostly of the same directory."""
+        if not self.accounts.recursive:
+            return []
+        state = place, self.inodes.moves, self.accounts.turns
         known, covering = self._covering
         if known != state:
-            covering = covered(parent)
+            covering = covered(place)
             self._covering = state, covering
-        for place, above, below in covering:
-            self._hear(change, notice, place, path(below, notice.name), parent, above)
+        return covering
 
     def _hear(  # noqa: PLR0913, PLR0917 - what happened where, and who is asked
         self,
