@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from notifyfs.core.instances import Reach
 from notifyfs.passthrough.attributes import Wanted
@@ -183,10 +184,14 @@ def test_a_kernel_without_faccessat2_judges_the_same(place: Directory, monkeypat
 def test_where_nobody_can_be_judged_only_root_may_watch_a_tree(place: Directory) -> None:
     resolver = Resolver(place.source, b"/mount", (0, 0), judges=False)
     mask = flags.CREATE | flags.X_RECURSIVE
+
+    def found(mask: int, uid: int) -> Inode:
+        return trio.run(resolver.path, b"", mask, Peer(0, uid, USER), lambda inode: inode)
+
     with numbered(errno.EPERM):
-        resolver.path(b"", mask, Peer(0, USER, USER))
-    assert resolver.path(b"", mask, Peer(0, 0, USER)) is place.top
-    assert resolver.path(b"", flags.CREATE, Peer(0, USER, USER)) is place.top
+        found(mask, USER)
+    assert found(mask, 0) is place.top
+    assert found(flags.CREATE, USER) is place.top
 
 
 def test_verdicts_of_many_users_do_not_pile_up(place: Directory) -> None:
