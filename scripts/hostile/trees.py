@@ -12,10 +12,12 @@ from tests.support import wireclient as w
 from tests.support.posix import put
 
 from scripts.hostile.files import freeing
-from scripts.hostile.ground import MEBIBYTE, ROOT, Ground, Pulse, Work, in_threads, read, row, until
+from scripts.hostile.ground import ATTACKER, MEBIBYTE, ROOT, Ground, Pulse, Work, in_threads, read, row, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scripts.hostile.ground import User
 
 LEVEL = "d"
 """The name of each directory in a chain."""
@@ -28,15 +30,15 @@ def descend(levels: int) -> None:
         os.chdir(LEVEL)
 
 
-def listen(ground: Ground, path: bytes, mask: int = w.ALL_EVENTS) -> Work:
-    """Root watches *path* with all below it, and reads what comes."""
+def listen(ground: Ground, path: bytes, mask: int = w.ALL_EVENTS, user: User = ROOT) -> Work:
+    """Watch *path* with all below it, as root or another *user*, and read what comes."""
 
     def work(pulse: Pulse) -> None:
         with ground.connect() as wire:
             assert wire.ask(w.ADD, mask | w.RECURSIVE, path) > 0  # noqa: S101 - as everywhere
             read(wire, pulse)
 
-    return Work(work, ROOT)
+    return Work(work, user)
 
 
 # Many entries
@@ -177,6 +179,25 @@ def deep_watched(ground: Ground) -> list[Work]:
             os.unlink(name)
 
     return [*ground.each(work), *heard(ground, b"")]
+
+
+@row()
+def deep_judged(ground: Ground) -> list[Work]:
+    """The same 2,000 levels deep, below his own recursive watch: may he hear it? Each directory above is asked."""
+    levels = ground.many(2_000)
+    ground.make(lambda: descend(levels))
+    path = os.fsencode(ground.home.relative_to(ground.seen))
+
+    def work(process: int, pulse: Pulse) -> None:
+        os.chdir(ground.home)
+        for _ in range(levels):
+            os.chdir(LEVEL)
+        for name in _names(pulse, b".", process):
+            os.mkdir(name)
+            os.chmod(name, 0o700)
+            os.rmdir(name)
+
+    return [*ground.each(work), listen(ground, path, user=ATTACKER)]
 
 
 @row(plain=True)

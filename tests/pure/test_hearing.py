@@ -11,6 +11,7 @@ from notifyfs.core.filters import Draft
 from notifyfs.core.instances import Instance, Reach
 from notifyfs.core.queue import OVERFLOW, Queue
 from notifyfs.protocol import flags
+from notifyfs.protocol.records import MAX_LEN
 from tests.support.tree import Tree, add, numbered
 
 if TYPE_CHECKING:
@@ -111,6 +112,23 @@ def test_where_nobody_knows_yet_there_is_an_overflow_and_not_for_what_nobody_ask
     judge.unknown, judge.closed = {b""}, {b"s"}
     tree.play("make s/h")
     assert tree.records(instance) == [], "it is known that it ends before that"
+
+
+def test_what_is_so_far_below_that_no_record_can_carry_its_path_is_not_judged(
+    tree: Tree, judge: Stub, instance: Instance
+) -> None:
+    judge.closed = {b"n"}
+    add(tree, "", flags.ACCESS | flags.ATTRIB | flags.X_RECURSIVE, instance)
+    place = tree.inodes.root
+    for number in range(MAX_LEN // 2 + 1):
+        place = tree.inodes.enter(place, b"n", 1, 10**6 + number, is_dir=True).inode
+    file = tree.inodes.enter(place, b"f", 1, 10**7, is_dir=False)
+    tree.tell("attributes", file)
+    assert tree.records(instance) == [OVERFLOW]
+    assert tree.watches.wanted(file.inode, flags.ACCESS)
+    assert judge.asked == []
+    tree.tell("attributes", tree.at("n/n"))
+    assert tree.records(instance) == []
 
 
 def test_a_filter_that_leaves_it_out_needs_no_judge(tree: Tree, judge: Stub, instance: Instance) -> None:

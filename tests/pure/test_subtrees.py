@@ -173,3 +173,18 @@ def test_a_path_that_no_record_can_carry_is_lost_to_all_watches_further_up_and_t
         Record(1, flags.ATTRIB, 0, path),
         OVERFLOW,
     ]
+
+
+def test_what_is_above_is_found_anew_when_it_has_become_another(tree: Tree) -> None:
+    """It is remembered for the directory of the last event."""
+    tree.play("mkdir s/t, mkdir o, mkdir o/u, watch R / CREATE|X_RECURSIVE")
+    tree.play("make s/t/a, rename s r, make r/t/b, exchange r/t o/u, make o/u/c, rename o/u v, make v/d")
+    tree.play("watch V v CREATE, make v/e, watch V v CREATE|X_RECURSIVE, mkdir v/w, make v/w/f, unwatch V, make v/w/g")
+    assert tree.heard() == [
+        "R:CREATE s/t/a",
+        "R:CREATE r/t/b",
+        "R:CREATE o/u/c",
+        "R:CREATE v/d",
+        *("V:CREATE e", "R:CREATE v/e", "V:CREATE|ISDIR w", "R:CREATE|ISDIR v/w"),
+        *("V:CREATE w/f", "R:CREATE v/w/f", "V:IGNORED", "R:CREATE v/w/g"),
+    ]

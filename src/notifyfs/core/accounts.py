@@ -71,6 +71,8 @@ class Accounts:
         """In all."""
         self.recursive = 0
         """Watches that cover a tree."""
+        self.turns = 0
+        """How often such a watch has come, gone or changed."""
         self.origins = 0
         """Watches that ask which process it was."""
 
@@ -98,10 +100,11 @@ class Accounts:
         if not user.instances:
             del self._users[instance.uid]
 
-    def afford_watch(self, instance: Instance) -> None:
-        """ENOSPC when the user has ``max_user_watches``."""
+    def afford_watch(self, instance: Instance, mask: int) -> None:
+        """ENOSPC when the user has ``max_user_watches``, or by this *mask* too many recursive ones."""
         if self._users[instance.uid].watches >= self.limits.max_user_watches:
             raise OSError(errno.ENOSPC, "max_user_watches reached")
+        self.afford_recursive(instance, mask)
 
     def afford_recursive(self, instance: Instance, mask: int) -> None:
         """ENOSPC when this *mask* asks for a recursive watch more than the user may have."""
@@ -140,6 +143,7 @@ class Accounts:
         user.watches += by
         if watch.mask & X_RECURSIVE:
             self.recursive += by
+            self.turns += 1
             user.recursive += by
         if watch.filter is not None:
             user.filters += by * watch.filter.cost

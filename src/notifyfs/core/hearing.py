@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from notifyfs.core.changes import Change
-    from notifyfs.core.entries import Entry, Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.core.instances import Judge, Reach, Watch
+
+Covering = tuple["Inode", int, bytes]
+"""A directory with a recursive watch, how far above another it is, and that one's path below it."""
 
 _LONGEST: Final = MAX_LEN - 1  # bytes of a name
 TOO_LONG: Final = bytes(_LONGEST + 1)
-"""In the place of any path that is longer than that, or goes on from this."""
+"""In the place of any path that is longer than that, or goes on from this. What is so far below is not judged: to look
+at each directory on the way would take the longer the deeper somebody has made it, and an overflow names nothing."""
 _MOST_NAMES: Final = (_LONGEST + 1) // 2  # in so long a path: each has a byte at least, and a slash
 
 
@@ -38,6 +42,8 @@ class Hearing:
         judge = watch.instance.judge
         if judge is None or not watch.mask & flags.X_RECURSIVE:
             return True
+        if above >= _MOST_NAMES:
+            return None
         reach = self._reaches.get(judge)
         if reach is None:
             reach = self._reaches[judge] = judge.reach(self._way())
@@ -59,10 +65,31 @@ def upwards(place: Inode) -> Iterator[Inode]:
         yield place
 
 
-def path(names: list[bytes]) -> bytes:
-    """The path of these *names*, or paths, the last component first; ``TOO_LONG`` if no record can carry it."""
+def covered(place: Inode) -> list[Covering]:
+    """The recursive watches above *place*, the nearest first."""
+    found: list[Covering] = []
+    names: list[bytes] = []
+    joined, entry = 0, place.entry  # names in the first of ``names``, besides one
+    name = entry.name
+    while name:  # some 4,000 times where somebody works as far below as that
+        names.append(name)
+        place = entry.parent
+        entry = place.entry
+        name = entry.name
+        if place.watches:
+            for watch in place.watches.values():
+                if watch.mask & flags.X_RECURSIVE:
+                    above = joined + len(names)
+                    names, joined = [path(*names[::-1])], above - 1
+                    found.append((place, above, names[0]))
+                    break
+    return found
+
+
+def path(*names: bytes) -> bytes:
+    """The path of these *names*, or paths; ``TOO_LONG`` if no record can carry it."""
     if len(names) <= _MOST_NAMES:
-        joined = b"/".join(names[::-1])
+        joined = b"/".join(names)
         if len(joined) <= _LONGEST:
             return joined
     return TOO_LONG
@@ -84,14 +111,11 @@ def concerned(change: Change) -> bool:
     return bool(entry.inode.watches) and bool(told & flags.DELETE_SELF)
 
 
-def wanted(entry: Entry, event: int, *, from_above: bool) -> bool:
-    """Whether a watch on the directory of *entry*, or *from_above*, may hear *event* of it; if unknown, too."""
-    hearing = Hearing(entry.parent)
-    for above, place in enumerate(upwards(entry.parent)):
-        if place.watches:
-            for watch in place.watches.values():
-                if listens(watch, event, above) and hearing.admits(watch, above) is not False:
-                    return True
-        if not from_above:
-            break
+def wanted(place: Inode, event: int, covering: list[Covering]) -> bool:
+    """Whether a watch on *place*, or one *covering* it, may hear *event* of a file in it; if that is unknown, too."""
+    hearing = Hearing(place)
+    for where, above, _ in ((place, 0, b""), *covering):
+        for watch in (where.watches or {}).values():
+            if listens(watch, event, above) and hearing.admits(watch, above) is not False:
+                return True
     return False

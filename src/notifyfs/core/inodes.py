@@ -38,6 +38,8 @@ class Inodes:
         self._reaped = reaped
         self._synthetic = _FIRST_SYNTHETIC
         self._gone: deque[Inode] = deque()
+        self.moves = 0
+        """How often what is above a directory, or what it is called, has become another."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -143,6 +145,7 @@ class Inodes:
 
     def exchange(self, one: Entry, two: Entry) -> None:
         """Note that two entries changed places (``RENAME_EXCHANGE``)."""
+        self.moves += 1
         one.parent, two.parent = two.parent, one.parent
         one.name, two.name = two.name, one.name
         for entry in (one, two):
@@ -244,6 +247,7 @@ class Inodes:
 
     def _relocate(self, entry: Entry, parent: Inode, name: bytes) -> None:
         old = entry.parent
+        self.moves += entry.inode.is_dir
         if entry.live:
             self._unhash(entry)
         elif entry.uses:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from notifyfs.core.accounts import Accounts, Limits
 from notifyfs.core.doubts import Doubt, may_be_held, release
-from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, listens, path, wanted
+from notifyfs.core.hearing import TOO_LONG, Hearing, concerned, covered, listens, path, wanted
 from notifyfs.core.instances import Watch
 from notifyfs.core.rules import notices
 from notifyfs.protocol import flags
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from notifyfs.core.changes import Change, Changes
     from notifyfs.core.entries import Inode
     from notifyfs.core.filters import Matcher
+    from notifyfs.core.hearing import Covering
     from notifyfs.core.inodes import Inodes
     from notifyfs.core.instances import Actor, Instance
     from notifyfs.core.queue import Gate, Question
@@ -70,6 +71,7 @@ class Watches:
         self._failed = failed
         self._gates: tuple[int, tuple[Gate, ...]] = (-1, ())  # of the change with this number
         self._hearing: tuple[int, Hearing] = (-1, Hearing(inodes.root))  # the same
+        self._covering: tuple[tuple[Inode, int, int], list[Covering]] = ((inodes.root, -1, -1), [])
         self._doubts: dict[Inode, Doubt] = {}
         """Inodes of which the kernel has not said whether they died; who watches them waits for that.
 
@@ -136,8 +138,7 @@ class Watches:
             self._modify(watch, mask, chosen, by_path=by_path)
             return watch.wd
         instance.last_wd = instance.next_wd()  # Linux uses the number up even where it refuses (Linux 6.18, L2)
-        self.accounts.afford_watch(instance)
-        self.accounts.afford_recursive(instance, mask)
+        self.accounts.afford_watch(instance, mask)
         self.accounts.afford(instance, chosen, None)
         watch = Watch(instance, inode, instance.last_wd, mask & _KEPT, chosen)
         watch.by_path = by_path
@@ -157,12 +158,10 @@ class Watches:
 
     def wanted(self, inode: Inode, event: int) -> bool:
         """Whether any watch would hear *event* of this file, or through the directories of its names in use."""
-        if not self.listening:
-            return False
         if inode.watches and any(watch.mask & event for watch in inode.watches.values()):
             return True
-        above = self.accounts.recursive > 0
-        return any(wanted(entry, event, from_above=above) for entry in inode.used or (inode.entry,))
+        places = [entry.parent for entry in inode.used or (inode.entry,)]
+        return any(wanted(place, event, self._above(place)) for place in places)
 
     # What was done
 
@@ -247,8 +246,8 @@ class Watches:
             change.actor.look()  # it may be gone when this is told
         hidden = self._hidden(change)
         gate = self._doubt(partial(self.give_up, inode))
-        watches = [watch for watch in inode.watches.values() if listens(watch, notice.mask, 0)]
-        deaf = [watch for watch in watches if not self._admits(watch, change, inode, 0)]
+        asked = [watch for watch in inode.watches.values() if listens(watch, notice.mask, 0)]
+        deaf = [watch for watch in asked if not self._admits(watch, change, inode, 0)]
         doubt = self._doubts[inode] = Doubt(change, notice, gate, hidden, list(inode.watches), deaf)
         for instance in doubt.instances:
             instance.queue.hold(gate)
@@ -268,30 +267,24 @@ class Watches:
         if parent is not None:
             if parent.watches:
                 self._hear(change, notice, parent, notice.name)
-            if self.accounts.recursive:
-                self._deliver_above(change, notice, parent)
+            for place, above, below in self._above(parent):
+                self._hear(change, notice, place, path(below, notice.name), parent, above)
         if inode is not None and inode.watches:
             self._hear(change, notice, inode, b"")
             if notice.death:
                 for watch in list((inode.watches or {}).values()):
                     self._ignore(watch, change.actor, change.number)
 
-    def _deliver_above(self, change: Change, notice: Notice, parent: Inode) -> None:
-        mask, names, above = notice.mask & EVENTS, [notice.name], 0
-        entry = parent.entry
-        name = entry.name
-        while name:  # some 4,000 times where somebody works as far below as that
-            names.append(name)
-            place = entry.parent
-            entry = place.entry
-            name = entry.name
-            if place.watches:
-                for watch in place.watches.values():
-                    if watch.mask & mask and watch.mask & X_RECURSIVE:
-                        above += len(names) - 1
-                        names = [path(names)]
-                        self._hear(change, notice, place, names[0], parent, above)
-                        break
+    def _above(self, place: Inode) -> list[Covering]:
+        """The recursive watches above *place*; remembered, for the next event is mostly of the same directory."""
+        if not self.accounts.recursive:
+            return []
+        state = place, self.inodes.moves, self.accounts.turns
+        known, covering = self._covering
+        if known != state:
+            covering = covered(place)
+            self._covering = state, covering
+        return covering
 
     def _hear(  # noqa: PLR0913, PLR0917 - what happened where, and who is asked
         self,
@@ -306,17 +299,16 @@ class Watches:
         """The watches of *place*, so far *above* *parent* where it was, hear of it by this *name*, or ``TOO_LONG``."""
         mask = notice.mask
         for watch in list(place.watches.values()) if place.watches else ():
-            wanted = watch.mask
-            if not wanted & mask & EVENTS or (notice.unlinked and wanted & flags.EXCL_UNLINK):
+            wanted, recursive = watch.mask, watch.mask & X_RECURSIVE
+            if not wanted & mask & EVENTS or (above and not recursive):
                 continue
-            recursive = wanted & X_RECURSIVE
-            if above and not recursive:
+            if notice.unlinked and wanted & flags.EXCL_UNLINK:
                 continue
             if watch.filter is not None and not watch.filter.passes(
                 b"" if name is TOO_LONG else name, change.actor, is_dir=bool(mask & flags.ISDIR)
             ):
                 continue
-            judged = recursive and watch.instance.judge is not None
+            judged = recursive and watch.instance.judge is not None and name is not TOO_LONG
             if judged and (watch in doubt.deaf if doubt else not self._admits(watch, change, parent or place, above)):
                 continue
             if name is TOO_LONG:
@@ -332,8 +324,7 @@ class Watches:
         """Whether *watch*, so far above *place*, may hear of what happened there; an overflow where nobody knows."""
         number, hearing = self._hearing
         if number != change.number or hearing.place is not place:
-            hearing = Hearing(place)
-            self._hearing = change.number, hearing
+            _, hearing = self._hearing = change.number, Hearing(place)
         heard = hearing.admits(watch, above)
         if heard is None:
             watch.instance.overflow()
