@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ROUNDS_A_MOUNT = 10
 OPERATIONS = 1200
-"""Of all processes in one round. What they tell fits into every queue."""
+"""Of all processes in one round, unless told otherwise. What they tell fits into every queue."""
 USERS = (0, 12345, 0, 12346)
 PATIENCE = 60.0
 """Seconds that a round may take."""
@@ -146,11 +146,12 @@ class Totals:
     """Operations that were begun before the one before them, in the order of beginning, was over."""
     heard: int = 0
     seconds: float = 0.0
+    last: Log | None = None
     findings: list[tuple[Log, list[str]]] = attrs.field(factory=list)
 
     def count(self, log: Log) -> None:
         """One round more."""
-        self.rounds += 1
+        self.rounds, self.last = self.rounds + 1, log
         self.operations += len(log.operations)
         self.failed += sum(bool(operation.result) for operation in log.operations)
         self.heard += sum(map(len, log.heard.values()))
@@ -168,13 +169,16 @@ class Totals:
 
 
 class Arena:
-    """Mounts, processes and totals. A context manager."""
+    """Mounts, processes and totals. A context manager. *size*: operations in one round."""
 
-    def __init__(self, seed: int, processes: int, kinds: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, seed: int, processes: int, kinds: tuple[str, ...], say: Callable[[str], None], size: int = OPERATIONS
+    ) -> None:
         self.totals = Totals()
         self._seed = seed
         self._kinds = kinds
         self._say = say
+        self._size = size
         self._workers = [Worker(number) for number in range(processes)]
 
     def __enter__(self) -> Self:
@@ -196,12 +200,13 @@ class Arena:
                     self._one(mount, kind, options, number)
                     number += 1
                     totals.seconds = time.monotonic() - began
-                    if (totals.findings and not keep_going) or totals.seconds >= seconds:
+                    over = totals.seconds >= seconds or totals.operations >= operations
+                    if over or (totals.findings and not keep_going):
                         return totals
         return totals
 
     def _one(self, mount: Mount, kind: str, options: tuple[str, ...], number: int) -> None:
-        log = Round(mount, self._workers, kind, f"{self._seed}.{number}").play()
+        log = Round(mount, self._workers, kind, f"{self._seed}.{number}").play(self._size)
         log.header |= {"options": options}
         self.totals.count(log)
         found = check(log)
@@ -226,8 +231,8 @@ class Round:
         self._watched = [*DIRECTORIES, *WATCHED_FILES]
         self._chance = random.Random(f"{seed}.round")
 
-    def play(self) -> Log:
-        """Play it: what was done and heard."""
+    def play(self, size: int) -> Log:
+        """Let them do so many operations: what was done and heard."""
         self._plant()
         pids = [worker.pid for worker in self._workers]
         header = {"seed": self._seed, "source": self._kind, "pids": pids, "daemon": self._mount.pid}
@@ -235,7 +240,7 @@ class Round:
         voices = self._voices()
         try:
             with sources.disturbed(self._kind, self._tree):
-                self._work(log, voices)
+                self._work(log, voices, size // len(self._workers))
             os.statvfs(self._mount.root)
             self._listen_to_the_end(log, voices)
         finally:
@@ -255,8 +260,7 @@ class Round:
             "tree": Voice(path, base, [""], ALL_EVENTS | ORIGIN | RECURSIVE),
         }
 
-    def _work(self, log: Log, voices: dict[str, Voice | Kernel]) -> None:
-        share = OPERATIONS // len(self._workers)
+    def _work(self, log: Log, voices: dict[str, Voice | Kernel], share: int) -> None:
         for worker in self._workers:
             worker.begin(self._mount.root / self._base, self._seed, share)
         working = [*self._workers]

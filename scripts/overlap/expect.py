@@ -90,7 +90,8 @@ class Expectations:
 
     def _link(self, operation: Operation, one: Told) -> None:
         old = operation.words[0]
-        files = [*dict.fromkeys(entry.file for entry in self._newest_first(old, operation))]
+        files = [*dict.fromkeys(entry.file for entry in self.names.possible(old, operation)[::-1])]
+        files.sort(key=lambda file: file not in [entry.file for entry in self.names.called(old)])
         watched = {record.wd for record in one.records["origins"] if not record.name}
         fitting = [file for file in files if (file.wd if not file.ended else 0) in (watched or {0})]
         if not fitting:
@@ -205,8 +206,6 @@ class Expectations:
             file.sized(operation, max(before, int(words[1]) + size) if before is not None else None)
         else:
             file.sized(operation, size)
-        if entry.unsure:
-            file.size = None
 
     def _attributes(self, operation: Operation, one: Told) -> None:
         entry = self._held(operation, one, flags.ATTRIB).entry
@@ -242,9 +241,6 @@ class Expectations:
         if name != meant.rpartition("/")[2] or parent not in self.names.possible(directory, operation):
             raise Contradiction(f"{told!r} was told, and {meant!r} was meant")
         return told
-
-    def _newest_first(self, path: str, operation: Operation) -> list[Entry]:
-        return self.names.possible(path, operation)[::-1]
 
     @staticmethod
     def _path_told(one: Told, mask: int) -> str:
@@ -340,10 +336,12 @@ def _spell(briefs: list[Brief]) -> str:
 def _forget(files: Iterable[File]) -> None:
     for file in files:
         file.size = file.mode = file.value = None
+        file.mistaken = True
 
 
 def _change(file: File, operation: Operation, *, known: bool) -> None:
     verb, words = operation.verb.removeprefix("f"), operation.words
+    known = known and not file.mistaken
     if verb == "truncate":
         file.sized(operation, int(words[1]) if known else None)
     elif verb == "chmod":

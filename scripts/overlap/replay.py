@@ -44,16 +44,16 @@ class Replay:
             self._absorb(first, None)
         latest: Operation | None = None
         for one in self._told:
-            operation = one.operation
-            if operation is not None:
-                latest = self._in_time(one, operation, latest)
+            done = one.operation
+            if done is not None:
+                latest = self._in_time(one, done, latest)
                 try:
-                    self._check(operation, one)
+                    self._check(done, one)
                 except Contradiction as error:
-                    self.found.append(f"{error}\n  {operation}\n{one}")
+                    self.found.append(f"{error}\n  {done}\n{one}")
             self._dead(one)
-            if operation is not None and one is self._of[id(operation)][-1]:
-                self._absorb(self._following.get(id(operation)), one)
+            if done is not None and one is self._of[id(done)][-1]:
+                self._absorb(self._following.get(id(done)), one)
         self._check_silent()
         self._check_end()
 
@@ -121,8 +121,10 @@ class Replay:
         for operation in self._silent:
             if operation.verb in READING:
                 continue
-            old, new = ({id(entry.file) for entry in names.possible(word, operation)} for word in operation.words)
-            if not old & new and operation.words[0] != operation.words[1]:
+            old, new = (names.possible(word, operation) for word in operation.words)
+            same = {id(entry.file) for entry in old} & {id(entry.file) for entry in new}
+            unsure = any(entry.file.mistaken for entry in old + new)
+            if not same and not unsure and operation.words[0] != operation.words[1]:
                 self.found.append(f"lost: nothing was told of it\n  {operation}")
 
     def _check_end(self) -> None:
