@@ -26,7 +26,7 @@ from scripts.overlap import sources
 from scripts.overlap.check import check
 from scripts.overlap.hands import ATTRIBUTE
 from scripts.overlap.log import VOICES, Heard, Log, Operation, Thing
-from scripts.overlap.worker import ATTRIBUTES, BIG, DIRECTORIES, LOG, MAPPED
+from scripts.overlap.worker import ATTRIBUTES, BIG, BLOCKS, DIRECTORIES, LOG, MAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +40,6 @@ OPERATIONS = 1200
 USERS = (0, 12345, 0, 12346)
 PATIENCE = 60.0
 """Seconds that a round may take."""
-BLOCKS = 40
-"""Of a big file, each apart from the others."""
 WATCHED_FILES = ("a", "b", "d1/a", "d2/a", "d1/s/a", ATTRIBUTES, LOG, MAPPED, BIG[0])
 OPTIONS = ((), (), ("access=exact",), ("cache=never",), ("cache=always",))
 
@@ -302,6 +300,7 @@ class Round:
             for descriptor in descriptors:  # in turns: so that no two blocks of one file are neighbours on the disk
                 os.posix_fallocate(descriptor, block << 15, 4096)
         for descriptor in descriptors:
+            os.fsync(descriptor)
             os.close(descriptor)
 
     def _things(self) -> list[Thing]:

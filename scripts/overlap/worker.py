@@ -26,8 +26,9 @@ MADE = ("m", "n")
 ATTRIBUTES, LOG, MAPPED = "f0", "f1", "f2"
 """Files that keep their names: whose attributes are changed by name only; that is appended to and truncated; that
 nobody truncates."""
-BIG = ("d1/big0", "d2/big1", "d1/s/big2", "big3")
-"""Files of many blocks, which take long to truncate."""
+BIG = ("d1/big0", "d2/big1", "d1/s/big2", "big3", "d1/big4", "d2/big5", "d1/s/big6", "big7")
+BLOCKS = 200
+"""Of a big file, each apart from the others: it takes long to truncate."""
 _NAMING = ["create", *["unlink", "rename", "mkdir"] * 2, "exchange", "link", "symlink", "rmdir", "move"]
 _WRITES = [("0", "1"), ("0", "100"), ("10", "100"), ("4096", "4096"), ("0", "65536")]
 """Offset and size: each one request of the kernel (parity: W1)."""
@@ -94,7 +95,7 @@ class Worker:
         )
         verb = self._chance.choice(["truncate", "truncate", "chmod", "utimes", "setxattr", "removexattr", "stat"])
         if path in BIG:
-            self._hands.do("truncate", path, str(self._chance.randrange(40) << 15))
+            self._hands.do("truncate", path, str(self._chance.randrange(BLOCKS) << 15))
         elif verb == "truncate":
             self._hands.do(verb, path, str(self._chance.choice([0, 0, 10, 5000])))
         elif verb == "chmod":
