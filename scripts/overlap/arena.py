@@ -167,16 +167,24 @@ class Totals:
 
 
 class Arena:
-    """Mounts, processes and totals. A context manager. *size*: operations in one round."""
+    """Mounts, processes and totals. A context manager. *size*: operations in one round; *out*: where logs are to go."""
 
-    def __init__(
-        self, seed: int, processes: int, kinds: tuple[str, ...], say: Callable[[str], None], size: int = OPERATIONS
+    def __init__(  # noqa: PLR0913 - what may be chosen
+        self,
+        seed: int,
+        processes: int,
+        kinds: tuple[str, ...],
+        say: Callable[[str], None],
+        *,
+        size: int = OPERATIONS,
+        out: Path | None = None,
     ) -> None:
         self.totals = Totals()
         self._seed = seed
         self._kinds = kinds
         self._say = say
         self._size = size
+        self._out = out
         self._workers = [Worker(number) for number in range(processes)]
 
     def __enter__(self) -> Self:
@@ -213,9 +221,11 @@ class Arena:
         except AssertionError as error:
             found.append(str(error))
         if found:
-            self._say(
-                f"round {self._seed}.{number} ({kind} {' '.join(options)}): {len(found)} contradictions\n{found[0]}"
-            )
+            self._say(f"===== round {self._seed}.{number} ({kind} {' '.join(options)})\n" + "\n".join(found))
+            if self._out is not None:
+                self._out.mkdir(parents=True, exist_ok=True)
+                log.save(path := self._out / f"{self._seed}.{number}.log")
+                self._say(f"===== --check {path}")
             self.totals.findings.append((log, found))
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be seve
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_told_of_operations_at_once_can_be(fuse: None, kind: str) -> None:
     seed = time.time_ns() % (1 << 32)
-    with Arena(seed, 6, (kind,), print, 600) as arena:
+    with Arena(seed, 6, (kind,), print, size=600) as arena:
         totals = arena.run(operations=600, seconds=20, keep_going=False)
     assert not totals.findings, f"--seed {seed} --source {kind}\n" + "\n".join(totals.findings[0][1])
     assert totals.overlapping > totals.operations / 2
@@ -37,7 +37,7 @@ def test_what_is_told_of_operations_at_once_can_be(fuse: None, kind: str) -> Non
 @pytest.fixture(scope="module")
 def played(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The log of a round in which nothing is wrong; long enough for every verb to come to something."""
-    with Arena(1, 4, ("memory",), print, 600) as arena:
+    with Arena(1, 4, ("memory",), print, size=600) as arena:
         totals = arena.run(operations=1, seconds=20, keep_going=False)
     assert totals.last is not None
     assert not totals.findings
