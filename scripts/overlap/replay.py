@@ -22,7 +22,8 @@ class Replay:
 
     def __init__(self, log: Log) -> None:
         self.found: list[str] = []
-        self.expect = Expectations(Names(log.before, log.header["watched"]))
+        emptying = [done for done in log.operations if done.verb == "open" and "TRUNC" in done.words[1]]
+        self.expect = Expectations(Names(log.before, log.header["watched"]), emptying)
         self._log = log
         self._told, wrong = changes(log)
         self.found += wrong + assign(log, self._told)
@@ -135,7 +136,7 @@ class Replay:
         self.found += [f"{path} is there, and was not told" for path in sorted(there.keys() - told.keys())]
         for path in sorted(told.keys() & there.keys()):
             file, thing = told[path], there[path]
-            if file.kind != thing.kind:
+            if file.kind != thing.kind and not file.mistaken:
                 self.found.append(f"{path} is a {thing.kind}, and was told to be a {file.kind}")
             for what in ("size", "mode", "value") if file.kind == "file" else ():
                 if getattr(file, what) not in (None, getattr(thing, what)):

@@ -24,8 +24,8 @@ FILES = ("a", "b", "c", "d")
 MADE = ("m", "n")
 """Directories that come and go, in those that stay."""
 ATTRIBUTES, LOG, MAPPED = "f0", "f1", "f2"
-"""Files that keep their names: whose attributes are changed by name only; that is appended to and truncated; that
-nobody truncates."""
+"""Files that keep their names: whose attributes are changed by name only; that is appended to and truncated, but not by
+O_TRUNC (see ``model.File``); that nobody truncates."""
 BIG = ("d1/big0", "d2/big1", "d1/s/big2", "big3", "d1/big4", "d2/big5", "d1/s/big6", "big7")
 BLOCKS = 200
 """Of a big file, each apart from the others: it takes long to truncate."""
@@ -111,7 +111,7 @@ class Worker:
             how = ["RDONLY", "RDWR", "WRONLY|CREAT", "RDWR|TRUNC", "RDWR|CREAT|TRUNC", "WRONLY|APPEND|CREAT"]
             self._opened(self._any(), "open", self._chance.choice(how))
         elif what == "log":
-            self._opened(LOG, "open", self._chance.choice(["WRONLY|APPEND", "WRONLY|APPEND", "WRONLY|APPEND|TRUNC"]))
+            self._opened(LOG, "open", "WRONLY|APPEND")
         elif what == "mapped":
             self._opened(MAPPED, "open", "RDONLY", self._mapped)
         elif what == "big":
