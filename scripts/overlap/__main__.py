@@ -11,6 +11,10 @@ import tempfile
 from pathlib import Path
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def main() -> int:
     """Run until a limit; print what contradicts, where the logs are, and one line of totals."""
     parser = argparse.ArgumentParser(
@@ -23,6 +27,7 @@ def main() -> int:
     parser.add_argument(
         "--source", choices=["disk", "memory", "leases", "apart", "fuse"], help="default: one after the other"
     )
+    parser.add_argument("--option", action="append", default=[], help="of all mounts (default: others for each)")
     parser.add_argument("--keep-going", action="store_true", help="do not end at the first contradiction")
     parser.add_argument("--out", type=Path, help="directory for the logs of what is found (default: /tmp/overlap-SEED)")
     parser.add_argument("--check", type=Path, metavar="LOG", help="check a log again, and nothing else")
@@ -40,7 +45,8 @@ def main() -> int:
     seconds = arguments.seconds or (60 if arguments.operations == 1 << 62 else float("inf"))
     kinds = (arguments.source,) if arguments.source else KINDS
     out = arguments.out or Path(tempfile.gettempdir()) / f"overlap-{arguments.seed}"
-    with Arena(arguments.seed, arguments.processes, kinds, lambda line: print(line, flush=True), out=out) as arena:
+    options = tuple(arguments.option)
+    with Arena(arguments.seed, arguments.processes, kinds, _say, out=out, options=options) as arena:
         totals = arena.run(operations=arguments.operations, seconds=seconds, keep_going=arguments.keep_going)
     print(f"--seed {arguments.seed} --processes {arguments.processes}: {totals}")
     return bool(totals.findings)

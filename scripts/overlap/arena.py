@@ -38,7 +38,7 @@ ROUNDS_A_MOUNT = 10
 OPERATIONS = 1200
 """Of all processes in one round, unless told otherwise. What they tell fits into every queue."""
 USERS = (0, 12345, 0, 12346)
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds that a round may take."""
 WATCHED_FILES = ("a", "b", "d1/a", "d2/a", "d1/s/a", ATTRIBUTES, LOG, MAPPED, BIG[0])
 OPTIONS = ((), (), ("access=exact",), ("cache=never",), ("cache=always",))
@@ -167,7 +167,10 @@ class Totals:
 
 
 class Arena:
-    """Mounts, processes and totals. A context manager. *size*: operations in one round; *out*: where logs are to go."""
+    """Mounts, processes and totals. A context manager. *size*: operations in one round; *out*: where logs are to go.
+
+    *options* of all mounts; none given: each mount has others.
+    """
 
     def __init__(  # noqa: PLR0913 - what may be chosen
         self,
@@ -178,6 +181,7 @@ class Arena:
         *,
         size: int = OPERATIONS,
         out: Path | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         self.totals = Totals()
         self._seed = seed
@@ -185,6 +189,7 @@ class Arena:
         self._say = say
         self._size = size
         self._out = out
+        self._options = options
         self._workers = [Worker(number) for number in range(processes)]
 
     def __enter__(self) -> Self:
@@ -200,7 +205,7 @@ class Arena:
         totals = self.totals
         while totals.operations < operations and totals.seconds < seconds:
             kind = self._kinds[number // ROUNDS_A_MOUNT % len(self._kinds)]
-            options = random.Random(f"{self._seed}.{number}").choice(OPTIONS)
+            options = self._options or random.Random(f"{self._seed}.{number}").choice(OPTIONS)
             with sources.mounted(kind, options) as mount:
                 for _ in range(ROUNDS_A_MOUNT):
                     self._one(mount, kind, options, number)
