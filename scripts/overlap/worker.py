@@ -132,44 +132,19 @@ class Worker:
             self._open()
             return
         kept = chance.choice(sets)
-        handle = chance.choice(kept)
+        handle, value = chance.choice(kept), str(chance.randrange(1 << 20))
         if kept is self._dirs:
             do("list", handle)
         elif kept is self._mapped:
-            do(
-                *chance.choice(
-                    [("peek", handle), ("read", handle, "4096"), ("fsetxattr", handle, str(chance.randrange(1 << 20)))]
-                )
-            )
+            do(*chance.choice([("peek", handle), ("read", handle, "4096"), ("fsetxattr", handle, value)]))
         elif kept is self._appending:
-            size = str(chance.choice([1, 10, 100]))
-            do(
-                *chance.choice(
-                    [
-                        ("append", handle, size),
-                        ("append", handle, size),
-                        ("append", handle, size),
-                        ("ftruncate", handle, "0"),
-                        ("fsync", handle),
-                        ("futimes", handle),
-                    ]
-                )
-            )
+            others = [("ftruncate", handle, "0"), ("fsync", handle), ("futimes", handle)]
+            do(*chance.choice([("append", handle, size) for size in ("1", "10", "100")] + others))
         else:
-            do(
-                *chance.choice(
-                    [
-                        ("write", handle, *chance.choice(_WRITES)),
-                        ("write", handle, *chance.choice(_WRITES)),
-                        ("read", handle, "4096"),
-                        ("ftruncate", handle, str(chance.choice([0, 0, 100, 100000]))),
-                        ("fchmod", handle, self._mode()),
-                        ("futimes", handle),
-                        ("fsetxattr", handle, str(chance.randrange(1 << 20))),
-                        ("fsync", handle),
-                    ]
-                )
-            )
+            changes = [("fchmod", handle, self._mode()), ("futimes", handle), ("fsetxattr", handle, value)]
+            changes += [("write", handle, *chance.choice(_WRITES)) for _ in range(2)]
+            changes += [("ftruncate", handle, chance.choice(["0", "0", "100", "100000"]))]
+            do(*chance.choice([*changes, ("read", handle, "4096"), ("fsync", handle)]))
 
 
 def main() -> None:
