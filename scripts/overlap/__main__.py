@@ -11,6 +11,10 @@ import tempfile
 from pathlib import Path
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def main() -> int:
     """Run until a limit; print what contradicts, where the logs are, and one line of totals."""
     parser = argparse.ArgumentParser(
@@ -20,9 +24,12 @@ def main() -> int:
     parser.add_argument("--operations", type=int, default=1 << 62, help="end after so many (default: no limit)")
     parser.add_argument("--seconds", type=float, help="end after so many (default: 60, or none with --operations)")
     parser.add_argument("--processes", type=int, default=6, help="how many work at once (default: 6)")
-    parser.add_argument("--source", choices=["disk", "memory", "leases", "fuse"], help="default: one after the other")
+    parser.add_argument(
+        "--source", choices=["disk", "memory", "leases", "apart", "fuse"], help="default: one after the other"
+    )
+    parser.add_argument("--option", action="append", default=[], help="of all mounts (default: others for each)")
     parser.add_argument("--keep-going", action="store_true", help="do not end at the first contradiction")
-    parser.add_argument("--out", type=Path, help="directory for the logs of what is found (default: a new one)")
+    parser.add_argument("--out", type=Path, help="directory for the logs of what is found (default: /tmp/overlap-SEED)")
     parser.add_argument("--check", type=Path, metavar="LOG", help="check a log again, and nothing else")
     arguments = parser.parse_args()
 
@@ -37,14 +44,10 @@ def main() -> int:
         return bool(found)
     seconds = arguments.seconds or (60 if arguments.operations == 1 << 62 else float("inf"))
     kinds = (arguments.source,) if arguments.source else KINDS
-    with Arena(arguments.seed, arguments.processes, kinds, lambda line: print(line, flush=True)) as arena:
+    out = arguments.out or Path(tempfile.gettempdir()) / f"overlap-{arguments.seed}"
+    options = tuple(arguments.option)
+    with Arena(arguments.seed, arguments.processes, kinds, _say, out=out, options=options) as arena:
         totals = arena.run(operations=arguments.operations, seconds=seconds, keep_going=arguments.keep_going)
-    for log, found in totals.findings:
-        arguments.out = arguments.out or Path(tempfile.mkdtemp(prefix="overlap-"))
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / f"{log.header['seed']}.log"
-        log.save(path)
-        print(f"\n===== --check {path}\n" + "\n".join(found))
     print(f"--seed {arguments.seed} --processes {arguments.processes}: {totals}")
     return bool(totals.findings)
 

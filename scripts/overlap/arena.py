@@ -26,7 +26,7 @@ from scripts.overlap import sources
 from scripts.overlap.check import check
 from scripts.overlap.hands import ATTRIBUTE
 from scripts.overlap.log import VOICES, Heard, Log, Operation, Thing
-from scripts.overlap.worker import ATTRIBUTES, BIG, DIRECTORIES, LOG, MAPPED
+from scripts.overlap.worker import ATTRIBUTES, BIG, BLOCKS, DIRECTORIES, LOG, MAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +36,10 @@ if TYPE_CHECKING:
 
 ROUNDS_A_MOUNT = 10
 OPERATIONS = 1200
-"""Of all processes in one round. What they tell fits into every queue."""
+"""Of all processes in one round, unless told otherwise. What they tell fits into every queue."""
 USERS = (0, 12345, 0, 12346)
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds that a round may take."""
-BLOCKS = 40
-"""Of a big file, each apart from the others."""
 WATCHED_FILES = ("a", "b", "d1/a", "d2/a", "d1/s/a", ATTRIBUTES, LOG, MAPPED, BIG[0])
 OPTIONS = ((), (), ("access=exact",), ("cache=never",), ("cache=always",))
 
@@ -146,11 +144,12 @@ class Totals:
     """Operations that were begun before the one before them, in the order of beginning, was over."""
     heard: int = 0
     seconds: float = 0.0
+    last: Log | None = None
     findings: list[tuple[Log, list[str]]] = attrs.field(factory=list)
 
     def count(self, log: Log) -> None:
         """One round more."""
-        self.rounds += 1
+        self.rounds, self.last = self.rounds + 1, log
         self.operations += len(log.operations)
         self.failed += sum(bool(operation.result) for operation in log.operations)
         self.heard += sum(map(len, log.heard.values()))
@@ -168,13 +167,29 @@ class Totals:
 
 
 class Arena:
-    """Mounts, processes and totals. A context manager."""
+    """Mounts, processes and totals. A context manager. *size*: operations in one round; *out*: where logs are to go.
 
-    def __init__(self, seed: int, processes: int, kinds: tuple[str, ...], say: Callable[[str], None]) -> None:
+    *options* of all mounts; none given: each mount has others.
+    """
+
+    def __init__(  # noqa: PLR0913 - what may be chosen
+        self,
+        seed: int,
+        processes: int,
+        kinds: tuple[str, ...],
+        say: Callable[[str], None],
+        *,
+        size: int = OPERATIONS,
+        out: Path | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.totals = Totals()
         self._seed = seed
         self._kinds = kinds
         self._say = say
+        self._size = size
+        self._out = out
+        self._options = options
         self._workers = [Worker(number) for number in range(processes)]
 
     def __enter__(self) -> Self:
@@ -190,18 +205,19 @@ class Arena:
         totals = self.totals
         while totals.operations < operations and totals.seconds < seconds:
             kind = self._kinds[number // ROUNDS_A_MOUNT % len(self._kinds)]
-            options = random.Random(f"{self._seed}.{number}").choice(OPTIONS)
+            options = self._options or random.Random(f"{self._seed}.{number}").choice(OPTIONS)
             with sources.mounted(kind, options) as mount:
                 for _ in range(ROUNDS_A_MOUNT):
                     self._one(mount, kind, options, number)
                     number += 1
                     totals.seconds = time.monotonic() - began
-                    if (totals.findings and not keep_going) or totals.seconds >= seconds:
+                    over = totals.seconds >= seconds or totals.operations >= operations
+                    if over or (totals.findings and not keep_going):
                         return totals
         return totals
 
     def _one(self, mount: Mount, kind: str, options: tuple[str, ...], number: int) -> None:
-        log = Round(mount, self._workers, kind, f"{self._seed}.{number}").play()
+        log = Round(mount, self._workers, kind, f"{self._seed}.{number}").play(self._size)
         log.header |= {"options": options}
         self.totals.count(log)
         found = check(log)
@@ -210,9 +226,11 @@ class Arena:
         except AssertionError as error:
             found.append(str(error))
         if found:
-            self._say(
-                f"round {self._seed}.{number} ({kind} {' '.join(options)}): {len(found)} contradictions\n{found[0]}"
-            )
+            self._say(f"===== round {self._seed}.{number} ({kind} {' '.join(options)})\n" + "\n".join(found))
+            if self._out is not None:
+                self._out.mkdir(parents=True, exist_ok=True)
+                log.save(path := self._out / f"{self._seed}.{number}.log")
+                self._say(f"===== --check {path}")
             self.totals.findings.append((log, found))
 
 
@@ -226,8 +244,8 @@ class Round:
         self._watched = [*DIRECTORIES, *WATCHED_FILES]
         self._chance = random.Random(f"{seed}.round")
 
-    def play(self) -> Log:
-        """Play it: what was done and heard."""
+    def play(self, size: int) -> Log:
+        """Let them do so many operations: what was done and heard."""
         self._plant()
         pids = [worker.pid for worker in self._workers]
         header = {"seed": self._seed, "source": self._kind, "pids": pids, "daemon": self._mount.pid}
@@ -235,7 +253,7 @@ class Round:
         voices = self._voices()
         try:
             with sources.disturbed(self._kind, self._tree):
-                self._work(log, voices)
+                self._work(log, voices, size // len(self._workers))
             os.statvfs(self._mount.root)
             self._listen_to_the_end(log, voices)
         finally:
@@ -255,8 +273,7 @@ class Round:
             "tree": Voice(path, base, [""], ALL_EVENTS | ORIGIN | RECURSIVE),
         }
 
-    def _work(self, log: Log, voices: dict[str, Voice | Kernel]) -> None:
-        share = OPERATIONS // len(self._workers)
+    def _work(self, log: Log, voices: dict[str, Voice | Kernel], share: int) -> None:
         for worker in self._workers:
             worker.begin(self._mount.root / self._base, self._seed, share)
         working = [*self._workers]
@@ -298,6 +315,7 @@ class Round:
             for descriptor in descriptors:  # in turns: so that no two blocks of one file are neighbours on the disk
                 os.posix_fallocate(descriptor, block << 15, 4096)
         for descriptor in descriptors:
+            os.fsync(descriptor)
             os.close(descriptor)
 
     def _things(self) -> list[Thing]:

@@ -45,8 +45,9 @@ class _Opened:
 class Expectations:
     """*names* as told so far. *counts*: how often each mask was to be told of a name (watch 0), or to a watch."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, emptying: list[Operation]) -> None:
         self.names = names
+        self._emptying = emptying  # each open(2) with O_TRUNC
         self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._handles: dict[tuple[int, str], _Opened] = {}
         self._exchanged: dict[int, Entry] = {}
@@ -90,7 +91,8 @@ class Expectations:
 
     def _link(self, operation: Operation, one: Told) -> None:
         old = operation.words[0]
-        files = [*dict.fromkeys(entry.file for entry in self._newest_first(old, operation))]
+        files = [*dict.fromkeys(entry.file for entry in self.names.possible(old, operation)[::-1])]
+        files.sort(key=lambda file: file not in [entry.file for entry in self.names.called(old)])
         watched = {record.wd for record in one.records["origins"] if not record.name}
         fitting = [file for file in files if (file.wd if not file.ended else 0) in (watched or {0})]
         if not fitting:
@@ -199,14 +201,20 @@ class Expectations:
         before, size = file.size, int(words[-1])
         if operation.verb == "append":
             file.sized(operation, operation.at if before is not None else None)
-            if file.size is not None and before is not None and file.size != before + size:
+            orderly = file.size is not None and not self._is_emptied(file, operation)
+            if orderly and before is not None and operation.at != before + size:
                 raise Contradiction(f"{before} bytes by what was told, and appended to {file.size}")
         elif operation.verb == "write":
             file.sized(operation, max(before, int(words[1]) + size) if before is not None else None)
         else:
             file.sized(operation, size)
-        if entry.unsure:
-            file.size = None
+
+    def _is_emptied(self, file: File, operation: Operation) -> bool:
+        """Whether an O_TRUNC was under way, told before or after, in an order that nobody knows."""
+        return any(
+            other.ino == file.ino and other.begin < operation.end and other.end > operation.begin
+            for other in self._emptying
+        )
 
     def _attributes(self, operation: Operation, one: Told) -> None:
         entry = self._held(operation, one, flags.ATTRIB).entry
@@ -242,9 +250,6 @@ class Expectations:
         if name != meant.rpartition("/")[2] or parent not in self.names.possible(directory, operation):
             raise Contradiction(f"{told!r} was told, and {meant!r} was meant")
         return told
-
-    def _newest_first(self, path: str, operation: Operation) -> list[Entry]:
-        return self.names.possible(path, operation)[::-1]
 
     @staticmethod
     def _path_told(one: Told, mask: int) -> str:
@@ -340,10 +345,12 @@ def _spell(briefs: list[Brief]) -> str:
 def _forget(files: Iterable[File]) -> None:
     for file in files:
         file.size = file.mode = file.value = None
+        file.mistaken = True
 
 
 def _change(file: File, operation: Operation, *, known: bool) -> None:
     verb, words = operation.verb.removeprefix("f"), operation.words
+    known = known and not file.mistaken
     if verb == "truncate":
         file.sized(operation, int(words[1]) if known else None)
     elif verb == "chmod":

@@ -31,6 +31,8 @@ class File:
     entries: list[Entry] = attrs.field(factory=list)
     """Those that were, too."""
 
+    mistaken: bool = False
+    """What was done to it may have been done to another: nothing of its content is known any more."""
     _emptied: int = 0
     """When the last open(2) with O_TRUNC was over: FUSE takes no lock for that (without its write-back cache)."""
     _sized: int = 0
@@ -38,7 +40,7 @@ class File:
 
     def sized(self, operation: Operation, size: int | None, *, locked: bool = True) -> None:
         """*operation* has made it so large, if the order in which it was told is that in which it was done."""
-        self.size = size if operation.begin > (self._emptied if locked else self._sized) else None
+        self.size = size if operation.begin > (self._emptied if locked else self._sized) and not self.mistaken else None
         self._sized = max(self._sized, operation.end)
         if not locked:
             self._emptied = max(self._emptied, operation.end)

@@ -22,7 +22,8 @@ class Replay:
 
     def __init__(self, log: Log) -> None:
         self.found: list[str] = []
-        self.expect = Expectations(Names(log.before, log.header["watched"]))
+        emptying = [done for done in log.operations if done.verb == "open" and "TRUNC" in done.words[1]]
+        self.expect = Expectations(Names(log.before, log.header["watched"]), emptying)
         self._log = log
         self._told, wrong = changes(log)
         self.found += wrong + assign(log, self._told)
@@ -44,16 +45,16 @@ class Replay:
             self._absorb(first, None)
         latest: Operation | None = None
         for one in self._told:
-            operation = one.operation
-            if operation is not None:
-                latest = self._in_time(one, operation, latest)
+            done = one.operation
+            if done is not None:
+                latest = self._in_time(one, done, latest)
                 try:
-                    self._check(operation, one)
+                    self._check(done, one)
                 except Contradiction as error:
-                    self.found.append(f"{error}\n  {operation}\n{one}")
+                    self.found.append(f"{error}\n  {done}\n{one}")
             self._dead(one)
-            if operation is not None and one is self._of[id(operation)][-1]:
-                self._absorb(self._following.get(id(operation)), one)
+            if done is not None and one is self._of[id(done)][-1]:
+                self._absorb(self._following.get(id(done)), one)
         self._check_silent()
         self._check_end()
 
@@ -121,8 +122,10 @@ class Replay:
         for operation in self._silent:
             if operation.verb in READING:
                 continue
-            old, new = ({id(entry.file) for entry in names.possible(word, operation)} for word in operation.words)
-            if not old & new and operation.words[0] != operation.words[1]:
+            old, new = (names.possible(word, operation) for word in operation.words)
+            same = {id(entry.file) for entry in old} & {id(entry.file) for entry in new}
+            unsure = any(entry.file.mistaken for entry in old + new)
+            if not same and not unsure and operation.words[0] != operation.words[1]:
                 self.found.append(f"lost: nothing was told of it\n  {operation}")
 
     def _check_end(self) -> None:
@@ -133,7 +136,7 @@ class Replay:
         self.found += [f"{path} is there, and was not told" for path in sorted(there.keys() - told.keys())]
         for path in sorted(told.keys() & there.keys()):
             file, thing = told[path], there[path]
-            if file.kind != thing.kind:
+            if file.kind != thing.kind and not file.mistaken:
                 self.found.append(f"{path} is a {thing.kind}, and was told to be a {file.kind}")
             for what in ("size", "mode", "value") if file.kind == "file" else ():
                 if getattr(file, what) not in (None, getattr(thing, what)):

@@ -32,14 +32,30 @@ LONGEST = 0.03
 @contextlib.contextmanager
 def mounted(kind: str, options: tuple[str, ...]) -> Iterator[Mount]:
     """A mount for all users over a source of this *kind* (``KINDS``)."""
-    with tempfile.TemporaryDirectory(prefix="notifyfs-overlap-", dir=_MEMORY if kind == "memory" else None) as base:
+    with tempfile.TemporaryDirectory(
+        prefix="notifyfs-overlap-", dir=_MEMORY if kind in {"memory", "apart"} else None
+    ) as base:
         place = Path(base)
         place.chmod(0o755)
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(_source(kind, place))
+            if kind == "apart":
+                stack.enter_context(_python_path(Path(__file__).parent / "apart"))
             mount = Mount(place / "outer", ("allow_other", *options), source)
             stack.callback(mount.finish)
             yield mount
+
+
+@contextlib.contextmanager
+def _python_path(folder: Path) -> Iterator[None]:
+    """What is started meanwhile finds *folder* first, but for what ``Mount`` puts before."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ |= {} if before is None else {"PYTHONPATH": before}
 
 
 @contextlib.contextmanager
@@ -118,7 +134,10 @@ def hold_leases(tree: str) -> None:
                 fcntl.fcntl(descriptor, fcntl.F_SETLEASE, random.choice([fcntl.F_RDLCK, fcntl.F_WRLCK]))
 
 
-KINDS = ("disk", "memory", "leases", "fuse")
+KINDS = ("disk", "memory", "leases", "apart", "fuse")
+"""The disk where temporary files are (its truncation is slow); memory; the disk, and leases held of its files; memory,
+where the daemon makes its calls slowly, in threads (``apart``); and another mount of notifyfs, which stands still now
+and then."""
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system in memory is what is wanted
 
 if __name__ == "__main__":

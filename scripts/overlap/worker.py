@@ -24,10 +24,11 @@ FILES = ("a", "b", "c", "d")
 MADE = ("m", "n")
 """Directories that come and go, in those that stay."""
 ATTRIBUTES, LOG, MAPPED = "f0", "f1", "f2"
-"""Files that keep their names: whose attributes are changed by name only; that is appended to and truncated; that
-nobody truncates."""
-BIG = ("d1/big0", "d2/big1", "d1/s/big2", "big3")
-"""Files of many blocks, which take long to truncate."""
+"""Files that keep their names: whose attributes are changed by name only; that is appended to and truncated, but not by
+O_TRUNC (see ``model.File``); that nobody truncates."""
+BIG = ("d1/big0", "d2/big1", "d1/s/big2", "big3", "d1/big4", "d2/big5", "d1/s/big6", "big7")
+BLOCKS = 200
+"""Of a big file, each apart from the others: it takes long to truncate."""
 _NAMING = ["create", *["unlink", "rename", "mkdir"] * 2, "exchange", "link", "symlink", "rmdir", "move"]
 _WRITES = [("0", "1"), ("0", "100"), ("10", "100"), ("4096", "4096"), ("0", "65536")]
 """Offset and size: each one request of the kernel (parity: W1)."""
@@ -94,7 +95,7 @@ class Worker:
         )
         verb = self._chance.choice(["truncate", "truncate", "chmod", "utimes", "setxattr", "removexattr", "stat"])
         if path in BIG:
-            self._hands.do("truncate", path, str(self._chance.randrange(40) << 15))
+            self._hands.do("truncate", path, str(self._chance.randrange(BLOCKS) << 15))
         elif verb == "truncate":
             self._hands.do(verb, path, str(self._chance.choice([0, 0, 10, 5000])))
         elif verb == "chmod":
@@ -110,7 +111,7 @@ class Worker:
             how = ["RDONLY", "RDWR", "WRONLY|CREAT", "RDWR|TRUNC", "RDWR|CREAT|TRUNC", "WRONLY|APPEND|CREAT"]
             self._opened(self._any(), "open", self._chance.choice(how))
         elif what == "log":
-            self._opened(LOG, "open", self._chance.choice(["WRONLY|APPEND", "WRONLY|APPEND", "WRONLY|APPEND|TRUNC"]))
+            self._opened(LOG, "open", "WRONLY|APPEND")
         elif what == "mapped":
             self._opened(MAPPED, "open", "RDONLY", self._mapped)
         elif what == "big":
@@ -131,44 +132,19 @@ class Worker:
             self._open()
             return
         kept = chance.choice(sets)
-        handle = chance.choice(kept)
+        handle, value = chance.choice(kept), str(chance.randrange(1 << 20))
         if kept is self._dirs:
             do("list", handle)
         elif kept is self._mapped:
-            do(
-                *chance.choice(
-                    [("peek", handle), ("read", handle, "4096"), ("fsetxattr", handle, str(chance.randrange(1 << 20)))]
-                )
-            )
+            do(*chance.choice([("peek", handle), ("read", handle, "4096"), ("fsetxattr", handle, value)]))
         elif kept is self._appending:
-            size = str(chance.choice([1, 10, 100]))
-            do(
-                *chance.choice(
-                    [
-                        ("append", handle, size),
-                        ("append", handle, size),
-                        ("append", handle, size),
-                        ("ftruncate", handle, "0"),
-                        ("fsync", handle),
-                        ("futimes", handle),
-                    ]
-                )
-            )
+            others = [("ftruncate", handle, "0"), ("fsync", handle), ("futimes", handle)]
+            do(*chance.choice([("append", handle, size) for size in ("1", "10", "100")] + others))
         else:
-            do(
-                *chance.choice(
-                    [
-                        ("write", handle, *chance.choice(_WRITES)),
-                        ("write", handle, *chance.choice(_WRITES)),
-                        ("read", handle, "4096"),
-                        ("ftruncate", handle, str(chance.choice([0, 0, 100, 100000]))),
-                        ("fchmod", handle, self._mode()),
-                        ("futimes", handle),
-                        ("fsetxattr", handle, str(chance.randrange(1 << 20))),
-                        ("fsync", handle),
-                    ]
-                )
-            )
+            changes = [("fchmod", handle, self._mode()), ("futimes", handle), ("fsetxattr", handle, value)]
+            changes += [("write", handle, *chance.choice(_WRITES)) for _ in range(2)]
+            changes += [("ftruncate", handle, chance.choice(["0", "0", "100", "100000"]))]
+            do(*chance.choice([*changes, ("read", handle, "4096"), ("fsync", handle)]))
 
 
 def main() -> None:

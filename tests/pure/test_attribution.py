@@ -76,11 +76,27 @@ def test_a_lookup_for_a_change_of_names_says_nothing_of_the_next_request(place: 
     assert place.attribution.reached(first.inode, CALLER) == [first, second]
 
 
-def test_a_name_that_is_gone_was_not_used(place: Directory) -> None:
+def test_a_name_that_goes_after_it_was_looked_up_is_the_one_that_is_changed(place: Directory) -> None:
+    """Another unlinks it meanwhile: Linux tells ATTRIB of it even after its DELETE (6.18), and of no other name."""
+    first, second = both(place)
+    handles = []
+    for entry in (first, second):
+        looked_up(place, entry.name, entry.parent, OTHER)
+        handles.append(done(place.files.open(entry.inode, os.O_RDONLY, Caller(OTHER, 0, 0))).handle)
+    assert [handle.entry for handle in handles] == [first, second]
+    looked_up(place, b"b", second.parent)
+    done(place.names.remove("unlink", second.parent, b"b", Caller(OTHER, 0, 0)))
+    assert place.attribution.reached(first.inode, CALLER) == [second]
+    for handle in handles:
+        place.files.close(handle)
+        os.close(handle.fd)
+
+
+def test_a_name_that_is_gone_is_not_opened(place: Directory) -> None:
     first, second = both(place)
     looked_up(place, b"b", second.parent)
     done(place.names.remove("unlink", second.parent, b"b", Caller(OTHER, 0, 0)))
-    assert place.attribution.reached(first.inode, CALLER) == [first]
+    assert place.attribution.opened(first.inode, CALLER) is first
 
 
 def test_the_first_name_may_be_used_without_a_lookup_until_its_time_is_over(place: Directory) -> None:

@@ -92,7 +92,11 @@ class Attribution:
         through = [name for name in used or () if path and path.endswith(_path(name))]
         if through:
             self._looked.pop(caller.thread, None)  # that was for something else, such as a stat
-        return through or self._named(inode, inode.names, caller.thread)
+            return through
+        looked = self._looked.get(caller.thread)
+        if looked is not None and looked.inode is inode and not looked.live:
+            return [self._looked.pop(caller.thread)]  # removed since: Linux tells that name all the same (6.18)
+        return self._named(inode, inode.names, caller.thread)
 
     def _heard(self, names: list[Entry]) -> list[Entry]:
         """Without those that nobody can hear of, but for the first."""
