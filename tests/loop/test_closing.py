@@ -43,7 +43,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
 
 def closers_at_work() -> int:
-    return sum(closing._closers._closing.values())  # noqa: SLF001 - nobody else wants to know
+    return len(closing._closers._users)  # noqa: SLF001 - nobody else wants to know
 
 
 def threads() -> set[threading.Thread]:
@@ -52,7 +52,7 @@ def threads() -> set[threading.Thread]:
 
 def test_it_is_closed() -> None:
     reader, writer = os.pipe()
-    close_apart(writer)
+    close_apart(USER, writer)
     assert os.read(reader, 1) == b"", "the other end is closed"
     os.close(reader)
 
@@ -61,26 +61,32 @@ def test_one_that_hangs_holds_up_no_other(hanging: Callable[[int], None]) -> Non
     for _ in range(3):
         stuck = os.open("/dev/null", os.O_RDONLY)
         hanging(stuck)
-        close_apart(stuck, USER)
+        close_apart(USER, stuck)
         reader, writer = os.pipe()
-        close_apart(writer, USER)
+        close_apart(USER, writer)
         assert os.read(reader, 1) == b""
         os.close(reader)
 
 
 def test_a_user_of_whom_very_many_hang_may_send_no_more(hanging: Callable[[int], None]) -> None:
+    before = threads()
     for number in range(256):
         assert room_for_more(USER), number
         fd = os.open("/dev/null", os.O_RDONLY)
         hanging(fd)
-        close_apart(fd, USER)
+        close_apart(USER, fd)
     assert not room_for_more(USER)
+    assert len(threads() - before) == 16
     assert room_for_more(OTHER)
+    reader, writer = os.pipe()
+    close_apart(OTHER, writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 def test_there_is_room_again_when_they_have_ended() -> None:
     for _ in range(1000):
-        close_apart(os.open("/dev/null", os.O_RDONLY), USER)
+        close_apart(USER, os.open("/dev/null", os.O_RDONLY))
     wait_until(lambda: not closers_at_work(), what="all are closed")
     assert room_for_more(USER)
 
@@ -88,18 +94,18 @@ def test_there_is_room_again_when_they_have_ended() -> None:
 def test_a_thread_is_used_again_and_ends_when_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     before = threads()
     for _ in range(20):
-        close_apart(os.open("/dev/null", os.O_RDONLY))
+        close_apart(USER, os.open("/dev/null", os.O_RDONLY))
         wait_until(lambda: not closers_at_work(), what="it is closed")
     assert len(threads() - before) == 1
     monkeypatch.setattr(closing, "_IDLE", 0.01)
-    close_apart(os.open("/dev/null", os.O_RDONLY))
+    close_apart(USER, os.open("/dev/null", os.O_RDONLY))
     wait_until(lambda: not threads() - before, what="it ends")
 
 
 def test_a_descriptor_that_cannot_be_closed_harms_nobody() -> None:
-    close_apart(1 << 20, USER)
+    close_apart(USER, 1 << 20)
     wait_until(lambda: not closers_at_work(), what="it was tried")
     reader, writer = os.pipe()
-    close_apart(writer, USER)
+    close_apart(USER, writer)
     assert os.read(reader, 1) == b""
     os.close(reader)

@@ -43,7 +43,9 @@ ROOMS = {
     "observe": Arrows(frozenset({"core", "protocol"}), ATTRS),
     "fuse": Arrows(frozenset({"core", "mounts", "observe.counters", "passthrough", "protocol", "system"}), BINDING),
     "subscribers": Arrows(
-        frozenset({"core", "observe", "protocol", "system"}), LOOP, names=frozenset({"passthrough.source"})
+        frozenset({"core", "observe", "protocol", "system"}),
+        LOOP,
+        names=frozenset({"passthrough.pace", "passthrough.source"}),
     ),
     "mounts": Arrows(frozenset({"system"}), ATTRS),
     "daemon": Arrows(frozenset({"core", "fuse", "mounts", "observe", "passthrough", "subscribers", "system"}), LOOP),

@@ -14,7 +14,7 @@ from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement
 from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
-from notifyfs.passthrough.pace import Pace
+from notifyfs.passthrough.pace import Apart, Pace
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
 from notifyfs.system.callers import Caller
@@ -38,6 +38,7 @@ class Directory:
         self.source = Source(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), 64)
         self.expired: list[tuple[int, bytes]] = []
         self.forgotten: list[int] = []
+        self.came: list[bytes] = []
         self.changes = Changes()
         self.watches = Watches(self.source.inodes, self.changes, doubt=_undecided)
         judgement = Judgement(self.forgotten.append, None, doubts=True)
@@ -61,7 +62,7 @@ class Directory:
 
     def look(self, name: bytes, parent: Inode | None = None) -> Inode:
         """Look *name* up, as the kernel would."""
-        inode = self.names.look_up(parent or self.top, name, self.caller)[0].inode
+        inode = done(self.names.look_up(parent or self.top, name, self.caller))[0].inode
         inode.lookups += 1
         return inode
 
@@ -87,14 +88,15 @@ def directory(root: Path, most: int = 1 << 20) -> Iterator[Directory]:
 def done(steps: Steps[T]) -> T:
     """What *steps* do, all here."""
     try:
-        apart = next(steps)
+        step = next(steps)
         while True:
+            assert isinstance(step, Apart), "nothing that is waited for can come about here"
             try:
-                outcome = apart.call()
+                outcome = step.call()
             except OSError as error:
-                apart = steps.throw(error)
+                step = steps.throw(error)
             else:
-                apart = steps.send(outcome)
+                step = steps.send(outcome)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 

@@ -109,10 +109,10 @@ def in_steps(handler: Callable[Concatenate[H, P], Steps[T]]) -> Callable[Concate
                 await self.source_answers()
             steps = handler(self, *args, **kwargs)
             try:
-                apart = next(steps)
+                first = next(steps)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
-            return await self.threads.finish(steps, apart)
+            return await self.threads.finish(steps, first)
         except Exception as error:  # noqa: BLE001 - the point of this module
             counter.errors += 1
             raise _answer(self, error, handler.__name__) from None

@@ -120,10 +120,10 @@ class Handlers(pyfuse3.Operations):
 
     # Names
 
-    @on_source
-    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+    @in_steps
+    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> Steps[EntryAttributes]:
         try:
-            entry, found = self._names.look_up(self._inodes[parent_inode], name, _caller(ctx))
+            entry, found = yield from self._names.look_up(self._inodes[parent_inode], name, _caller(ctx))
         except FileNotFoundError:
             if self._absent is None:
                 raise

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from notifyfs.passthrough.pace import Until
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,17 +36,24 @@ class Threads:
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
 
-    async def finish(self, steps: Steps[T], apart: Apart) -> T:
-        """Return what *steps* do in the end; *apart* is what they have yielded first."""
+    async def finish(self, steps: Steps[T], first: Apart | Until) -> T:
+        """Return what *steps* do in the end; *first* is what they have yielded first."""
+        step = first
         try:
             while True:
                 try:
-                    outcome = await self.run(*apart)
+                    outcome = await (_come(step) if isinstance(step, Until) else self.run(*step))
                 except Exception as error:  # noqa: BLE001 - it is theirs
-                    apart = steps.throw(error)
+                    step = steps.throw(error)
                 else:
-                    apart = steps.send(outcome)
+                    step = steps.send(outcome)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         finally:
             steps.close()
+
+
+async def _come(until: Until) -> None:
+    come = trio.Event()
+    until.then(come.set)
+    await come.wait()

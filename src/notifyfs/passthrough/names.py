@@ -36,9 +36,11 @@ class Names:
         self._permission = permission
         self._attribution = attribution
 
-    def look_up(self, parent: Inode, name: bytes, caller: Caller) -> tuple[Entry, os.stat_result]:
+    def look_up(self, parent: Inode, name: bytes, caller: Caller) -> Steps[tuple[Entry, os.stat_result]]:
         """Find *name* in *parent* as the source has it now."""
-        permission = self._permission
+        permission, changing = self._permission, self._source.changing
+        while changing and (until := changing.get((parent, name))) is not None:
+            yield until
         if permission.in_doubt(parent, self._source.fd(parent), caller, refusal=errno.EACCES):
             with permission.as_caller(caller):
                 entry, found = self._source.look(parent, name)
@@ -75,7 +77,7 @@ class Names:
         """link(2): give *inode* another name."""
         permission = self._permission
         self._attribution.moved_on(caller.thread)
-        with self._source.borrowed(inode) as fd:
+        with self._source.borrowed(inode) as fd, self._source.changes((parent, name)):
             into = self._source.fd(parent)
             doubt = permission.in_doubt(inode, fd, caller) | permission.in_doubt(parent, into, caller)
             try:
@@ -85,14 +87,16 @@ class Names:
                     self._inodes.vanish(inode.entry.parent, inode.entry.name)
                     raise _replaced(str(inode.number)) from None
                 raise
-        if inode.names is None:
-            self._attribution.linked(inode)
-        return self._made("link", parent, name, caller)
+            if inode.names is None:
+                self._attribution.linked(inode)
+            return self._made("link", parent, name, caller)
 
     def _make(self, parent: Inode, name: bytes, caller: Caller, umask: int, call: Callable[[int], None]) -> Steps[Made]:
         fd = self._source.fd(parent)
-        yield from self._permission.make(self._permission.in_doubt(parent, fd, caller), caller, umask, call, fd)
-        return self._made("make", parent, name, caller)
+        doubt = self._permission.in_doubt(parent, fd, caller)
+        with self._source.changes((parent, name)):
+            yield from self._permission.make(doubt, caller, umask, call, fd)
+            return self._made("make", parent, name, caller)
 
     def _made(self, operation: Operation, parent: Inode, name: bytes, caller: Caller) -> Made:
         found = os.stat(name, dir_fd=self._source.fd(parent), follow_symlinks=False)
@@ -111,9 +115,9 @@ class Names:
         entry, fd, links, unsure = self._hold_known(parent, name, caller)
         try:
             call = partial(_unlink if operation == "unlink" else _rmdir, name)
-            with self._source.lending(entry.inode, fd):
+            with self._source.lending(entry.inode, fd), self._source.changes((parent, name)):
                 yield from self._permission.do(doubt | unsure, caller, call, self._source.fd(parent))
-            dies = self._inodes.remove(entry, _links_left(fd, links))
+                dies = self._inodes.remove(entry, _links_left(fd, links))
         except BaseException:
             os.close(fd)
             self._inodes.reap(entry.inode)
@@ -142,7 +146,7 @@ class Names:
         subject, unsure = self._check_known(source, old, caller)
         self._inodes.check_move(subject, target)
         move = _Move(source, old, target, new, flags, caller)
-        with self._source.held(subject.inode):
+        with self._source.held(subject.inode), self._source.changes((source, old), (target, new)):
             if flags & syscalls.RENAME_EXCHANGE:
                 return (yield from self._exchange(move, subject, doubt=doubt | unsure))
             return [(yield from self._replace(move, subject, doubt=doubt | unsure))]

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from notifyfs.core.inodes import Inodes
-from notifyfs.passthrough.pace import frees_much
+from notifyfs.passthrough.pace import Until, frees_much
 from notifyfs.system.closing import close_apart
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Source:
         found = os.fstat(root)
         self.inodes = Inodes(found.st_dev, found.st_ino, self._reaped)
         self.limit = limit
+        self.changing: dict[tuple[Inode, bytes], Until] = {}
+        """Names, by their directories, of which the source may say already what nobody was told yet."""
         self._root = root
         self._kept: OrderedDict[Inode, int] = OrderedDict()
         self._pinned: dict[Inode, int] = {self.inodes.root: root}
@@ -186,6 +188,23 @@ class Source:
             yield
         finally:
             self.take_back(inode, fd)
+
+    @contextmanager
+    def changes(self, *names: tuple[Inode, bytes]) -> Iterator[None]:
+        """In here these names are being made, removed or moved.
+
+        Who holds the lock of their directory keeps others from that, but not from looking them up: the kernel asks for
+        a name that it knows without (``d_revalidate``).
+        """
+        until = Until()
+        for name in names:
+            self.changing[name] = until
+        try:
+            yield
+        finally:
+            for name in names:
+                self.changing.pop(name, None)
+            until.come()
 
     @contextmanager
     def held(self, inode: Inode) -> Iterator[None]:

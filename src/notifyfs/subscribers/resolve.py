@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.entries import Entry, Inode
+    from notifyfs.passthrough.pace import Until
     from notifyfs.passthrough.source import Source
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class Resolver:
                 inodes.use(held[-1])
                 self._let_go(held[:-1])
                 del held[:-1]
-                await trio.lowlevel.checkpoint()
+                await _pass(walk.until)
             self._admit(walk.place, mask, peer)
             return use(walk.place)
         finally:
@@ -143,6 +144,16 @@ class Resolver:
             raise OSError(errno.EACCES, "no read permission")
 
 
+async def _pass(until: Until | None) -> None:
+    """Let others have their turn; and wait."""
+    if until is None:
+        await trio.lowlevel.checkpoint()
+        return
+    come = trio.Event()
+    until.then(come.set)
+    await come.wait()
+
+
 class _Walk:
     """A way from the mount's root along *path*."""
 
@@ -155,6 +166,8 @@ class _Walk:
         self._links = 0
         self._parts = path.split(b"/")[::-1] if path else []
         self.place = source.inodes.root
+        self.until: Until | None = None
+        """What to wait for, where it does not go on: the next name is just being changed."""
         self.passed: dict[Inode, None] = {}
         """What was found, in its order."""
 
@@ -163,10 +176,15 @@ class _Walk:
 
         What was found is good for that time, since nobody else can do anything: ``a/../a/..`` is looked for once.
         """
-        parts, left = self._parts, _EFFORT
+        parts, left, changing = self._parts, _EFFORT, self._source.changing
+        self.until = None
         known: dict[tuple[Inode, bytes], Inode] = {}
         while parts and left > 0:
             part, place = parts.pop(), self.place
+            if changing and (until := changing.get((place, part))) is not None:
+                parts.append(part)
+                self.until = until
+                break
             following = known.get((place, part))
             if following is None:
                 left -= _LOOKING
