@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FILTER, EXCLUDE, FILTERED = -4, 1, 0x40000
 CONNECTIONS = 100
 """Of all processes of one attack: a user may have 128."""
-RULES = 4_096
+RULES = 250
 """Of all filters of a user."""
 BATCH = 100
 """Requests that are sent in one go."""
@@ -226,7 +226,7 @@ def names(ground: Ground, place: str, length: int) -> Work:
     return Work(work)
 
 
-def filtering(ground: Ground, filters: int, rules: int) -> list[Work]:
+def filtering(ground: Ground, filters: int, rules: int, pattern: bytes) -> list[Work]:
     """*filters* watches on one directory by as many connections, with *rules* each; and work in that directory."""
     work = names(ground, "judged", 200)
 
@@ -234,7 +234,7 @@ def filtering(ground: Ground, filters: int, rules: int) -> list[Work]:
         with connected(ground, filters) as wires:
             for number, wire in enumerate(wires):
                 for rule in range(rules):
-                    fine(wire.ask(FILTER, EXCLUDE, b"name%d.%d*" % (number, rule)))
+                    fine(wire.ask(FILTER, EXCLUDE, pattern % (number, rule)))
                     if not pulse.on:
                         return
                 fine(wire.ask(w.ADD, w.CREATE | w.DELETE | FILTERED, b"attacker/judged"))
@@ -250,13 +250,13 @@ def filtering(ground: Ground, filters: int, rules: int) -> list[Work]:
 @row(memory=16 * MEBIBYTE)
 def filters(ground: Ground) -> list[Work]:
     """120 filters of 32 rules judge whatever is done in one directory, and each remembers what it has found."""
-    return filtering(ground, ground.many(120), 32)
+    return filtering(ground, ground.many(120), 32, b"name%d.%d")
 
 
 @row(memory=16 * MEBIBYTE)
 def rules(ground: Ground) -> list[Work]:
-    """One filter of 4,096 rules, as many as a user may have, judges what is done in one directory."""
-    return filtering(ground, 1, ground.many(RULES))
+    """One filter of 250 patterns, nearly as many as a user may have, judges what is done in one directory."""
+    return filtering(ground, 1, ground.many(RULES), b"n?me%d.%d*")
 
 
 @row(memory=128 * MEBIBYTE)

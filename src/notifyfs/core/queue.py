@@ -272,9 +272,11 @@ class Queue:
         self._push(item)
 
     def _say_overflow(self) -> None:
+        if self._overflow_queued:
+            return
         if self._overflow_age and self._overflow_age > self._ask():
             self._overflow_age = 0
-        if not (self._overflow_queued or self._overflow_age):
+        if not self._overflow_age:
             self._overflow_queued = True
             self._push(Item(OVERFLOW))
 

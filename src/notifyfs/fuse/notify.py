@@ -39,6 +39,14 @@ class _Task:
     write: Callable[[], None]
     note: bool
     """That ``flush`` waits for; not a question."""
+    done: Callable[[], None] | None = None
+    """What is called once, when it is written; of a question."""
+
+    def end(self) -> None:
+        """It is written, or need not be any more."""
+        done, self.done = self.done, None
+        if done is not None:
+            done()
 
 
 def _in_thread(run: Callable[[], None]) -> None:
@@ -64,6 +72,8 @@ class Notify:
         """By inode: the tasks under way and waiting. One writer at a time has a lane."""
         self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """The lanes that no writer has."""
+        self._taken: set[int] = set()
+        """The lanes that writers have."""
         self._writers = 0
         self._idle = 0
         """Writers that wait for a lane."""
@@ -103,13 +113,10 @@ class Notify:
             expired = names if self._expires else ()
 
         def write() -> None:
-            try:
-                for name in expired:
-                    self._write(device.expire_entry, number, name)
-            finally:
-                done()
+            for name in expired:
+                self._write(device.expire_entry, number, name)
 
-        if not self._put(number, _Task(write, note=False)):
+        if not self._put(number, _Task(write, note=False, done=done)):
             done()
 
     def flush(self, done: Callable[[], None]) -> None:
@@ -132,11 +139,22 @@ class Notify:
             done()
 
     def relieve(self) -> None:
-        """Add a writer if tasks wait and all writers are busy: for who has waited for milliseconds, and waits on."""
+        """Add a writer if tasks wait and all writers are busy: for who has waited for milliseconds, and waits on.
+
+        If there are as many as there may be, all of them sleep for locks that are held: questions about anything else
+        are answered unasked, or who keeps so many directories locked would hold up everybody's events.
+        """
         with self._lock:
-            if self._idle or self._ready.empty() or self._writers >= _MOST_WRITERS:
+            if self._idle or self._ready.empty():
                 return
-        self._add_writer()
+            waiting: list[_Task] = []
+            if self._writers >= _MOST_WRITERS:
+                free = (lane for number, lane in self._lanes.items() if number not in self._taken)
+                waiting = [task for lane in free for task in lane]
+        if not waiting:
+            self._add_writer()
+        for task in waiting:
+            task.end()
 
     def close(self) -> None:
         """End the writers, each once it is not busy."""
@@ -173,11 +191,17 @@ class Notify:
         while (number := self._ready.get()) is not None:
             with self._lock:
                 self._idle -= 1
+                self._taken.add(number)
                 task = self._lanes[number][0]
             try:
-                task.write()
+                if task.note or task.done is not None:
+                    task.write()
             except Exception:
                 log.exception("a note to the kernel failed")
+            try:
+                task.end()
+            except Exception:
+                log.exception("answering a question to the kernel failed")
             if not self._go_on(number):
                 return
         self._ready.put(None)  # for the next writer
@@ -185,6 +209,7 @@ class Notify:
     def _go_on(self, number: int) -> bool:
         """The first task of this lane is done. Whether the writer that did it is needed."""
         with self._lock:
+            self._taken.remove(number)
             lane = self._lanes[number]
             lane.popleft()
             if lane:

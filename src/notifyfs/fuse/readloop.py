@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TURN: Final = 0.002
 """Seconds for which requests are read one after the other, before subscribers and timers have their turn."""
 
-SHARE: Final = 0.0001
+SHARE: Final = 0.00003
 """Seconds for which one request may keep another waiting, if what is answered by then is an answer."""
 
 _MOST: Final = 0.0002

@@ -35,7 +35,7 @@ DROPPED_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_
 
 _FRESH: Final = 0.002  # seconds for which the directories above are taken to be as they were found
 _STEPS: Final = 32
-"""Directories above that one operation looks at (3 us each): nobody works so deep that others have to wait for it."""
+"""Directories above that are looked at within ``_FRESH`` (3 us each): nobody works so deep that others wait for it."""
 _MOST_AFAR: Final = 1024
 """Directories of which it is remembered how far up was looked."""
 
@@ -107,13 +107,12 @@ class Permission:
             if now - place.walked < _FRESH:
                 lowest.walked = place.walked
                 return
-        if place is root:
-            lowest.walked = now
-        else:
+        lowest.walked = now
+        if place is not root:
             self._go_on_later(lowest, place)
 
     def _go_on_later(self, lowest: Inode, place: Inode) -> None:
-        """The way to *lowest* was looked at up to *place*: the rest is for the operations to come."""
+        """The way to *lowest* was looked at up to *place*: the rest is for later operations."""
         self._afar[lowest] = place
         if len(self._afar) > _MOST_AFAR:
             del self._afar[next(iter(self._afar))]
