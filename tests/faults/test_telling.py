@@ -114,7 +114,8 @@ def test_an_attribute_changed_by_a_name_that_cannot_be_found_is_an_overflow(
         wire.add(w.ATTRIB)
         for name in ("one", "two"):
             os.stat(mount.root / name)
-        os.chmod(mount.root / "one", 0o600)
+        with (mount.root / "two").open("rb"):
+            os.chmod(mount.root / "one", 0o600)
         assert wire.told() == [LOST]
         mount.complains("a fault")
         assert (mount.source / "two").stat().st_mode & 0o777 == 0o600

@@ -135,7 +135,8 @@ class Attribution:
 
 def _path(entry: Entry) -> bytes:
     """Where *entry* is, or was, below the mount's root: ``/d/f``."""
-    path = b""
+    names = []
     while entry.name:
-        path, entry = b"/" + entry.name + path, entry.parent.entry
-    return path
+        names.append(entry.name)
+        entry = entry.parent.entry
+    return b"/".join((*names, b"")[::-1])
