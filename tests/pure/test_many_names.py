@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from notifyfs.core.instances import Instance
-from notifyfs.core.queue import Queue
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.protocol.flags import ACCESS
 from tests.support.directory import Directory, directory, done
@@ -49,17 +47,11 @@ def place(tmp_path: Path) -> Iterator[Directory]:
 def inode(place: Directory) -> Inode:
     """The file, of which all names are known, and a watch on it: somebody listens."""
     found = [place.look(b"name-%d" % number) for number in range(MANY)]
-    watch(place, found[0], ACCESS)
+    place.watch(found[0], ACCESS)
     assert found[0].names is not None
     assert [entry.name for entry in found[0].names] == [b"name-%d" % number for number in range(MANY)]
     found[0].names = Counted(found[0].names)
     return found[0]
-
-
-def watch(place: Directory, inode: Inode, mask: int) -> None:
-    instance = Instance(0, Queue(10, lambda: 0), lambda: None)
-    place.watches.open(instance)
-    place.watches.add(instance, inode, mask)
 
 
 def seen(inode: Inode) -> int:
@@ -90,7 +82,7 @@ def test_no_operation_goes_through_all_names(place: Directory, inode: Inode) -> 
 def test_reads_are_wanted_where_a_name_in_use_is_watched(place: Directory) -> None:
     os.rename(place.root / "name-2", place.root / "elsewhere/name")
     inode, there = place.look(b"name-1"), place.look(b"elsewhere")
-    watch(place, there, ACCESS)
+    place.watch(there, ACCESS)
     place.look(b"name", there)
     place.look(b"name-1")
     here = done(place.files.open(inode, os.O_RDONLY, place.caller))
@@ -106,7 +98,7 @@ def test_reads_are_wanted_where_a_name_in_use_is_watched(place: Directory) -> No
 def test_only_names_that_somebody_can_hear_of_are_told(place: Directory, inode: Inode) -> None:
     os.link(place.root / "name-0", place.root / "elsewhere/name")
     there = place.look(b"elsewhere")
-    watch(place, there, ACCESS)
+    place.watch(there, ACCESS)
     place.look(b"name", there)
     place.attribution.moved_on(place.caller.thread)
     change, _ = done(place.attributes.set(inode, Wanted(mode=0o600), None, place.caller))

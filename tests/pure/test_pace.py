@@ -13,6 +13,7 @@ import pytest
 
 from notifyfs.passthrough.attributes import Wanted
 from notifyfs.passthrough.pace import FEW_BLOCKS, Apart, Pace, Until, frees_much
+from notifyfs.protocol.flags import ATTRIB
 from notifyfs.system import syscalls
 from notifyfs.system.callers import Caller
 from tests.support.directory import Directory, directory, done
@@ -332,3 +333,37 @@ def test_a_user_has_no_more_files_open_than_are_left_for_others(tmp_path: Path) 
         os.close(handle.fd)
         handle, _ = place.files.open_directory(place.top, Caller(1, 3, 3))
         assert len(place.files.handles) == 8
+
+
+def test_who_changes_a_file_of_one_name_has_reached_it_through_that(place: Directory) -> None:
+    """Found by scripts/overlap: told for the other name, too, that it got while it was changed in a thread."""
+    (place.root / "one").touch()
+    inode = place.look(b"one")
+    entry = inode.entry
+    place.watch(place.top, ATTRIB)
+    slow(place)
+    steps = place.attributes.set(inode, Wanted(mode=0o600), None, place.caller)
+    outcome = called(next(steps))
+    link = place.names.link(inode, place.top, b"two", place.caller)
+    finished(link, called(next(link)))
+    place.now += 2  # the first name is no longer the only one that the kernel may use unasked
+    change, _ = finished(steps, outcome)
+    assert change is not None
+    assert (change.entry, change.others) == (entry, ())
+
+
+def test_a_second_name_that_is_looked_up_while_the_first_is_removed_in_a_thread_is_a_second_name(
+    place: Directory,
+) -> None:
+    """Found by scripts/overlap: the file was taken for moved behind the mount, and the removal told of its new name."""
+    (place.root / "one").touch()
+    inode = place.look(b"one")
+    os.link(place.root / "one", place.root / "two")
+    one = inode.entry
+    slow(place)
+    steps = place.names.remove("unlink", place.top, b"one", place.caller)
+    outcome = called(next(steps))
+    assert place.look(b"two") is inode
+    change = finished(steps, outcome)
+    assert (change.entry, one.name, change.dies) == (one, b"one", False)
+    assert (inode.entry.name, inode.gone) == (b"two", False)

@@ -7,6 +7,8 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from notifyfs.core.changes import Change, Changes
+from notifyfs.core.instances import Instance
+from notifyfs.core.queue import Queue
 from notifyfs.core.watches import Watches
 from notifyfs.passthrough.attributes import Attributes
 from notifyfs.passthrough.attribution import Attribution
@@ -65,6 +67,12 @@ class Directory:
         inode = done(self.names.look_up(parent or self.top, name, self.caller))[0].inode
         inode.lookups += 1
         return inode
+
+    def watch(self, inode: Inode, mask: int) -> None:
+        """Somebody watches *inode*."""
+        instance = Instance(0, Queue(10, lambda: 0), lambda: None)
+        self.watches.open(instance)
+        self.watches.add(instance, inode, mask)
 
     def close(self) -> None:
         """Close every descriptor."""

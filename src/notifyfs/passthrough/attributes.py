@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from notifyfs.core.changes import Change
-    from notifyfs.core.entries import Inode
+    from notifyfs.core.entries import Entry, Inode
     from notifyfs.passthrough.attribution import Attribution
     from notifyfs.passthrough.files import Files, Handle
     from notifyfs.passthrough.judgement import Judgement
@@ -75,6 +75,7 @@ class Attributes:
         """
         # One descriptor serves all: an O_PATH one cannot be truncated itself, its magic link can.
         fd = self._source.fd(inode) if handle is None else handle.fd
+        entry = _only(inode) if handle is None else handle.entry
         before = os.fstat(fd)
         owner = wanted.uid is not None or wanted.gid is not None
         takes = owner or wanted.size is not None  # space, or privileges away
@@ -96,7 +97,7 @@ class Attributes:
         operation = SETATTRS[wanted.size is not None, wanted.atime is not None, wanted.mtime is not None, other]
         if operation is None:
             return None, found
-        return self._attribution.changed(operation, inode, caller, handle.entry if handle else None), found
+        return self._attribution.changed(operation, inode, caller, entry), found
 
     def _judged_with(  # noqa: PLR0913 - what is to be done, and all that says as whom
         self,
@@ -155,30 +156,35 @@ class Attributes:
 
     def set_extended(self, inode: Inode, name: bytes, value: bytes, caller: Caller) -> Steps[Change | None]:
         """setxattr(2)."""
-        fd = self._source.fd(inode)
+        fd, entry = self._source.fd(inode), _only(inode)
         doubt = self._in_doubt(inode, fd, name, caller)
         yield from self._permission.do(doubt, caller, lambda fd: os.setxattr(magic(fd), name, value), fd)
         if name == ACL:
             _strip_setgid(self._source.fd(inode), caller)
-        return self._changed(inode, name, caller)
+        return self._changed(inode, entry, name, caller)
 
     def remove_extended(self, inode: Inode, name: bytes, caller: Caller) -> Steps[Change | None]:
         """removexattr(2)."""
-        fd = self._source.fd(inode)
+        fd, entry = self._source.fd(inode), _only(inode)
         doubt = self._in_doubt(inode, fd, name, caller)
         yield from self._permission.do(doubt, caller, lambda fd: os.removexattr(magic(fd), name), fd)
-        return self._changed(inode, name, caller)
+        return self._changed(inode, entry, name, caller)
 
     def _in_doubt(self, inode: Inode, fd: int, name: bytes, caller: Caller) -> bool:
         # The others are for capabilities to judge; and the kernel itself removes security.capability for who writes.
         return name.startswith((b"user.", b"system.")) and self._permission.in_doubt(inode, fd, caller)
 
-    def _changed(self, inode: Inode, name: bytes, caller: Caller) -> Change | None:
+    def _changed(self, inode: Inode, entry: Entry | None, name: bytes, caller: Caller) -> Change | None:
         if name == ACL:
             self._judgement.changed(inode, self._source.stat(inode))
         elif not name.startswith(b"user."):
             inode.verdicts = None  # a security module's label, or a list of another kind
-        return self._attribution.changed("attributes", inode, caller)
+        return self._attribution.changed("attributes", inode, caller, entry)
+
+
+def _only(inode: Inode) -> Entry | None:
+    """The one name that it has; others may come while it is changed."""
+    return inode.entry if inode.names is None else None
 
 
 def _strip_setgid(fd: int, caller: Caller) -> None:

@@ -253,7 +253,8 @@ class Source:
             found.st_dev,
             found.st_ino,
             is_dir=stat.S_ISDIR(found.st_mode),
-            links=found.st_nlink,
+            # The name that is missing may just be being removed: that it was moved is not known then.
+            links=0 if self.changing else found.st_nlink,
         )
 
     def _reopen(self, inode: Inode) -> int:
