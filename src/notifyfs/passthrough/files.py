@@ -147,17 +147,17 @@ class Files:
         how = flags & ~DROPPED_FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             doubt, call = self._permission.in_doubt(parent, into, caller), partial(_create, name, how, mode & 0o7777)
-            with self._source.changes((parent, name)):
-                fd = yield from self._permission.make(doubt, caller, umask, call, into)
-                found = os.fstat(fd)
-                self._inodes.renew(found.st_dev, found.st_ino)
-                entry = self._source.enter(parent, name, found)
+            during = partial(self._source.changes, ((parent, name),))
+            fd = yield from self._permission.make(doubt, caller, umask, call, into, during=during)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
             # It appeared behind the mount after the kernel had looked. It must not be opened here: the
             # kernel believes that it was created, and would not check its permissions. ESTALE makes it look again.
             raise OSError(errno.ESTALE, "appeared behind the mount", name) from None
+        found = os.fstat(fd)
+        self._inodes.renew(found.st_dev, found.st_ino)
+        entry = self._source.enter(parent, name, found)
         return self._opened("create", fd, entry, flags, caller, found)
 
     def open(self, inode: Inode, flags: int, caller: Caller) -> Steps[Opened]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -77,26 +77,27 @@ class Names:
         """link(2): give *inode* another name."""
         permission = self._permission
         self._attribution.moved_on(caller.thread)
-        with self._source.borrowed(inode) as fd, self._source.changes((parent, name)):
+        with self._source.borrowed(inode) as fd:
             into = self._source.fd(parent)
             doubt = permission.in_doubt(inode, fd, caller) | permission.in_doubt(parent, into, caller)
             try:
-                yield from permission.do(doubt, caller, partial(_link, name), fd, into)
+                during = partial(self._source.changes, ((parent, name),))
+                yield from permission.do(doubt, caller, partial(_link, name), fd, into, during=during)
             except FileNotFoundError:
                 if inode.entry.live and not os.fstat(fd).st_nlink:
                     self._inodes.vanish(inode.entry.parent, inode.entry.name)
                     raise _replaced(str(inode.number)) from None
                 raise
-            if inode.names is None:
-                self._attribution.linked(inode)
-            return self._made("link", parent, name, caller)
+        if inode.names is None:
+            self._attribution.linked(inode)
+        return self._made("link", parent, name, caller)
 
     def _make(self, parent: Inode, name: bytes, caller: Caller, umask: int, call: Callable[[int], None]) -> Steps[Made]:
         fd = self._source.fd(parent)
         doubt = self._permission.in_doubt(parent, fd, caller)
-        with self._source.changes((parent, name)):
-            yield from self._permission.make(doubt, caller, umask, call, fd)
-            return self._made("make", parent, name, caller)
+        during = partial(self._source.changes, ((parent, name),))
+        yield from self._permission.make(doubt, caller, umask, call, fd, during=during)
+        return self._made("make", parent, name, caller)
 
     def _made(self, operation: Operation, parent: Inode, name: bytes, caller: Caller) -> Made:
         found = os.stat(name, dir_fd=self._source.fd(parent), follow_symlinks=False)
@@ -115,9 +116,9 @@ class Names:
         entry, fd, links, unsure = self._hold_known(parent, name, caller)
         try:
             call = partial(_unlink if operation == "unlink" else _rmdir, name)
-            with self._source.lending(entry.inode, fd), self._source.changes((parent, name)):
-                yield from self._permission.do(doubt | unsure, caller, call, self._source.fd(parent))
-                dies = self._inodes.remove(entry, _links_left(fd, links))
+            during = partial(self._source.changes, ((parent, name),), (entry.inode,))
+            yield from self._permission.do(doubt | unsure, caller, call, self._source.fd(parent), during=during)
+            dies = self._inodes.remove(entry, _links_left(fd, links))
         except BaseException:
             os.close(fd)
             self._inodes.reap(entry.inode)
@@ -146,17 +147,15 @@ class Names:
         subject, unsure = self._check_known(source, old, caller)
         self._inodes.check_move(subject, target)
         move = _Move(source, old, target, new, flags, caller)
-        with self._source.held(subject.inode), self._source.changes((source, old), (target, new)):
-            if flags & syscalls.RENAME_EXCHANGE:
-                return (yield from self._exchange(move, subject, doubt=doubt | unsure))
-            return [(yield from self._replace(move, subject, doubt=doubt | unsure))]
+        if flags & syscalls.RENAME_EXCHANGE:
+            return (yield from self._exchange(move, subject, doubt=doubt | unsure))
+        return [(yield from self._replace(move, subject, doubt=doubt | unsure))]
 
     def _exchange(self, move: _Move, subject: Entry, *, doubt: bool) -> Steps[list[Change]]:
         source, target = move.source, move.target
         other, unsure = self._check_known(target, move.new, move.caller)
         self._inodes.check_move(other, source)
-        with self._source.held(other.inode):
-            yield from self._move(move, doubt=doubt | unsure)
+        yield from self._move(move, subject, other, doubt=doubt | unsure)
         self._inodes.exchange(subject, other)
         self._attribution.moved(subject)
         self._attribution.moved(other)
@@ -172,8 +171,7 @@ class Names:
                 victim, fd, links, unsure = self._hold_known(move.target, move.new, move.caller)
                 doubt |= unsure
         try:
-            with nullcontext() if victim is None else self._source.lending(victim.inode, fd):
-                yield from self._move(move, doubt=doubt)
+            yield from self._move(move, subject, victim, doubt=doubt)
             dies = victim is not None and self._inodes.remove(victim, _links_left(fd, links))
         except BaseException:
             if victim is not None:
@@ -186,13 +184,15 @@ class Names:
             self._keep_removed(victim.inode, fd)
         return move.change(subject, Rename(move.source, move.old, victim.inode if victim else None, victim_dies=dies))
 
-    def _move(self, move: _Move, *, doubt: bool) -> Steps[None]:
+    def _move(self, move: _Move, subject: Entry, other: Entry | None, *, doubt: bool) -> Steps[None]:
+        names = (move.source, move.old), (move.target, move.new)
+        during = partial(self._source.changes, names, [entry.inode for entry in (subject, other) if entry])
         with self._source.borrowed(move.source) as fd:
             into, call = self._source.fd(move.target), partial(_rename, move.old, move.new, move.flags)
             if move.flags & syscalls.RENAME_WHITEOUT:
-                yield from self._permission.make(doubt, move.caller, 0, call, fd, into)
+                yield from self._permission.make(doubt, move.caller, 0, call, fd, into, during=during)
             else:
-                yield from self._permission.do(doubt, move.caller, call, fd, into)
+                yield from self._permission.do(doubt, move.caller, call, fd, into, during=during)
 
     # What the kernel knows
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from resource import RUSAGE_THREAD, getrusage
 from time import perf_counter, thread_time
@@ -68,6 +68,10 @@ Steps = Generator[Apart | Until, Any, T]
 """What a function in steps returns, and what it does in the end."""
 
 
+During = Callable[[], AbstractContextManager[None]]
+"""What is to be so while a call is made in a thread."""
+
+
 class _Thread(threading.local):
     alone = False
     """Whether it has a umask of its own."""
@@ -92,12 +96,16 @@ class Pace:
         """Whether the source is slow at present."""
         return self._clock() < self._until
 
-    def do(self, user: int, call: Callable[..., T], *fds: int) -> Steps[T]:
-        """Return what *call* does with these descriptors: at once, or in a thread while the source is slow."""
+    def do(self, user: int, call: Callable[..., T], *fds: int, during: During = nullcontext) -> Steps[T]:
+        """Return what *call* does with these descriptors: at once, or in a thread while the source is slow.
+
+        Then it is done in *during*, which is over when it is this function's turn again.
+        """
         began = self._clock()
         if began < self._suspected:
             if began < self._until:
-                return (yield from self.apart(user, partial(self._alone, call), *fds))
+                with during():
+                    return (yield from self.apart(user, partial(self._alone, call), *fds))
             return self._closely(call, *fds)
         try:
             return call(*fds)

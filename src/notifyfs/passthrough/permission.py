@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from notifyfs.core.entries import Inode
     from notifyfs.passthrough.judgement import Judgement
-    from notifyfs.passthrough.pace import Pace, Steps
+    from notifyfs.passthrough.pace import During, Pace, Steps
     from notifyfs.passthrough.source import Source
     from notifyfs.system.callers import Caller
 
@@ -128,9 +128,16 @@ class Permission:
                 if flags & os.O_TRUNC:
                     os.close(os.open(magic(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
-    def do(self, doubt: bool, caller: Caller, call: Callable[..., T], *fds: int) -> Steps[T]:  # noqa: FBT001 - one of two ways
+    def do(
+        self,
+        doubt: bool,  # noqa: FBT001 - one of two ways
+        caller: Caller,
+        call: Callable[..., T],
+        *fds: int,
+        during: During = nullcontext,
+    ) -> Steps[T]:
         """Call it with *fds*, as one whom the kernel let pass, and who pays for space; in *doubt* the source judges."""
-        return self.pace.do(caller.uid, self.ready(caller, call, 0 if doubt else None), *fds)
+        return self.pace.do(caller.uid, self.ready(caller, call, 0 if doubt else None), *fds, during=during)
 
     def ready(
         self, caller: Caller, call: Callable[..., T], more: int | None, payer: int | None = None
@@ -143,9 +150,18 @@ class Permission:
             return partial(self.charged, caller.uid if payer is None else payer, call)
         return partial(_within, self.as_caller(caller, more), call)
 
-    def make(self, doubt: bool, caller: Caller, umask: int, call: Callable[..., T], *fds: int) -> Steps[T]:  # noqa: FBT001 - as ``do``
+    def make(
+        self,
+        doubt: bool,  # noqa: FBT001 - as ``do``
+        caller: Caller,
+        umask: int,
+        call: Callable[..., T],
+        *fds: int,
+        during: During = nullcontext,
+    ) -> Steps[T]:
         """Call it with *fds*: what it creates belongs to the caller, and has the caller's *umask*."""
-        return self.pace.do(caller.uid, partial(_within, self._making(caller, umask, in_doubt=doubt), call), *fds)
+        making = partial(_within, self._making(caller, umask, in_doubt=doubt), call)
+        return self.pace.do(caller.uid, making, *fds, during=during)
 
     def as_caller(self, caller: Caller, more: int = 0) -> AbstractContextManager[None]:
         """In here the source judges the caller, who has *more* capabilities."""

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict, defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -181,36 +181,25 @@ class Source:
             del self._lent[inode]
 
     @contextmanager
-    def lending(self, inode: Inode, fd: int) -> Iterator[None]:
-        """``lend`` until the end: in here its name may be another in the source than in the table."""
-        self.lend(inode, fd)
-        try:
-            yield
-        finally:
-            self.take_back(inode, fd)
+    def changes(self, names: Iterable[tuple[Inode, bytes]], inodes: Iterable[Inode] = ()) -> Iterator[None]:
+        """In here these names are being made, removed or moved, in a thread; *inodes* are those that have them now.
 
-    @contextmanager
-    def changes(self, *names: tuple[Inode, bytes]) -> Iterator[None]:
-        """In here these names are being made, removed or moved.
-
-        Who holds the lock of their directory keeps others from that, but not from looking them up: the kernel asks for
-        a name that it knows without (``d_revalidate``).
+        Who holds the lock of their directory keeps others from that, but not from looking them up (the kernel asks for
+        a name that it knows without, ``d_revalidate``), nor from asking for what has them: a descriptor leads there.
         """
         until = Until()
-        for name in names:
-            self.changing[name] = until
-        try:
-            yield
-        finally:
-            for name in names:
-                self.changing.pop(name, None)
-            until.come()
-
-    @contextmanager
-    def held(self, inode: Inode) -> Iterator[None]:
-        """``lending`` a descriptor of its own."""
-        with self.borrowed(inode) as fd, self.lending(inode, fd):
-            yield
+        with ExitStack() as stack:
+            for inode in inodes:
+                fd = stack.enter_context(self.borrowed(inode))
+                self.lend(inode, fd)
+                stack.callback(self.take_back, inode, fd)
+            self.changing |= dict.fromkeys(names, until)
+            try:
+                yield
+            finally:
+                for name in names:
+                    del self.changing[name]
+                until.come()
 
     def lent(self, inode: Inode) -> Iterable[int]:
         """The descriptors of *inode* that are lent."""
