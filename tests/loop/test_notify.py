@@ -236,8 +236,7 @@ def test_there_are_sixteen_writers_at_most_and_one_in_the_end(
     assert len(writers) == notify._MOST_WRITERS == 16  # noqa: SLF001
     assert sorted(answered) == [*range(16, 40)], "those that no writer has begun do not wait for them"
     pipe.drain()
-    wait_until(lambda: len(answered) == 40)
-    wait_until(lambda: alive(writers) == 1)
+    wait_until(lambda: len(answered) == 40 and alive(writers) == 1)
 
     done = threading.Event()
     notes.ask(1, (), done.set)

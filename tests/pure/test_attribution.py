@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> Iterator[Directory]:
 
 
 def looked_up(place: Directory, name: bytes, parent: Inode | None = None, thread: int = THREAD) -> Entry:
-    entry, _ = done(place.names.look_up(parent or place.top, name, Caller(thread, 0, 0)))
+    entry, _ = place.names.look_up(parent or place.top, name, Caller(thread, 0, 0))
     entry.inode.lookups += 1
     return entry
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from notifyfs.core.entries import Inode
-    from notifyfs.passthrough.files import Handle
+    from notifyfs.passthrough.handles import Handle
 
 MANY = 3 * BUFFER // 2 // 24  # more than one buffer holds, whatever their names
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from notifyfs.core.entries import Entry, Inode
+    from notifyfs.core.entries import Inode
     from notifyfs.passthrough.pace import Steps
 
 T = TypeVar("T")
@@ -241,14 +241,14 @@ def test_a_name_that_is_looked_up_while_it_is_exchanged_in_a_thread_is_told_as_e
     slow(place)
     steps = place.names.rename(place.top, b"a", place.top, b"b", syscalls.RENAME_EXCHANGE, place.caller)
     outcome = called(next(steps))
-    looking = waits(place, b"b")
+    waits(place, b"b")
     changes = finished(steps, outcome)
     assert [(change.rename and change.rename.name, change.entry.name) for change in changes] == [
         (b"a", b"b"),
         (b"b", b"a"),
     ]
     assert place.came == [b"b"]
-    assert done(looking)[0] is changes[0].entry
+    assert place.look(b"b") is changes[0].entry.inode
 
 
 def test_a_name_that_is_looked_up_while_it_is_moved_in_a_thread_is_no_other_file(place: Directory) -> None:
@@ -260,11 +260,11 @@ def test_a_name_that_is_looked_up_while_it_is_moved_in_a_thread_is_no_other_file
     steps = place.names.rename(place.top, b"a", place.top, b"b", 0, place.caller)
     outcome = called(next(steps))
     waits(place, b"a")
-    looking = waits(place, b"b")
+    waits(place, b"b")
     (change,) = finished(steps, outcome)
     assert change.rename is not None
     assert change.rename.victim is replaced
-    assert done(looking)[0].inode is moved
+    assert place.look(b"b") is moved
     assert moved.generation == 0
 
 
@@ -282,28 +282,27 @@ def test_a_name_that_is_made_or_removed_in_a_thread_is_found_when_that_was_told(
         "unlink": lambda: names.remove("unlink", place.top, b"old", caller),
     }[operation]()
     outcome = called(next(steps))
-    looking = waits(place, b"old" if operation == "unlink" else b"new")
+    name = b"old" if operation == "unlink" else b"new"
+    waits(place, name)
     finished(steps, outcome)
+    assert place.came == [name]
     if operation == "unlink":
         with pytest.raises(FileNotFoundError):
-            done(looking)
+            place.look(name)
     else:
-        assert done(looking)[0].inode.generation == 0
+        assert place.look(name).generation == 0
 
 
-def called(step: Apart | Until) -> object:
+def called(step: Apart) -> object:
     """What the call does that is to be made in a thread."""
-    assert isinstance(step, Apart)
     return step.call()
 
 
-def waits(place: Directory, name: bytes) -> Steps[tuple[Entry, os.stat_result]]:
-    """A lookup of *name*, which has to wait, and is not to go on before what it waits for has come."""
-    looking = place.names.look_up(place.top, name, place.caller)
-    until = next(looking)
-    assert isinstance(until, Until)
-    until.then(partial(place.came.append, name))
-    return looking
+def waits(place: Directory, name: bytes) -> None:
+    """A lookup of *name* has to wait; it is noted when what it waits for has come."""
+    with pytest.raises(Until) as until:
+        place.names.look_up(place.top, name, place.caller)
+    until.value.then(partial(place.came.append, name))
 
 
 def opened(place: Directory, inode: Inode, user: Caller) -> int | None:

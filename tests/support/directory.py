@@ -16,7 +16,7 @@ from notifyfs.passthrough.files import Files
 from notifyfs.passthrough.judgement import Judgement
 from notifyfs.passthrough.listing import Listings
 from notifyfs.passthrough.names import Names
-from notifyfs.passthrough.pace import Apart, Pace
+from notifyfs.passthrough.pace import Pace
 from notifyfs.passthrough.permission import Permission
 from notifyfs.passthrough.source import Source
 from notifyfs.system.callers import Caller
@@ -64,7 +64,7 @@ class Directory:
 
     def look(self, name: bytes, parent: Inode | None = None) -> Inode:
         """Look *name* up, as the kernel would."""
-        inode = done(self.names.look_up(parent or self.top, name, self.caller))[0].inode
+        inode = self.names.look_up(parent or self.top, name, self.caller)[0].inode
         inode.lookups += 1
         return inode
 
@@ -98,7 +98,6 @@ def done(steps: Steps[T]) -> T:
     try:
         step = next(steps)
         while True:
-            assert isinstance(step, Apart), "nothing that is waited for can come about here"
             try:
                 outcome = step.call()
             except OSError as error:

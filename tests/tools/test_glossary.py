@@ -31,7 +31,7 @@ PLAIN = {
         *("subscribers.descriptors.Descriptors", "subscribers.resolve.Resolver"),
     },
     "what such a function takes or gives": {
-        *("passthrough.attributes.Wanted", "passthrough.files.Opened", "passthrough.files.Written"),
+        *("passthrough.attributes.Wanted", "passthrough.handles.Opened", "passthrough.handles.Written"),
         *("subscribers.requests.Delivery", "core.accounts.Limits"),
     },
     "an outlet": {"subscribers.delivery.Packets", "subscribers.delivery.Stream"},

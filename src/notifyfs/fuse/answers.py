@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeV
 from pyfuse3 import FUSEError
 
 from notifyfs.core.rules import SILENT
+from notifyfs.fuse.threads import come_about
 from notifyfs.observe import counters
+from notifyfs.passthrough.pace import Until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -74,7 +76,8 @@ def at_once(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, 
 def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H, P], Coroutine[None, None, T]]:
     """A handler like ``at_once``, whose system calls are on the source.
 
-    Where the source may hang (``Answering.source_answers``), it starts when the source has answered.
+    Where the source may hang (``Answering.source_answers``), it starts when the source has answered. Where it raises
+    ``Until``, having done nothing, it starts anew when that has come.
     """
     counter = counters.of_operation(handler.__name__)
 
@@ -84,7 +87,11 @@ def on_source(handler: Callable[Concatenate[H, P], T]) -> Callable[Concatenate[H
         try:
             if self.source_answers is not None:
                 await self.source_answers()
-            return handler(self, *args, **kwargs)
+            while True:
+                try:
+                    return handler(self, *args, **kwargs)
+                except Until as until:
+                    await come_about(until)
         except Exception as error:  # noqa: BLE001 - the point of this module
             counter.errors += 1
             raise _answer(self, error, handler.__name__) from None
@@ -109,10 +116,10 @@ def in_steps(handler: Callable[Concatenate[H, P], Steps[T]]) -> Callable[Concate
                 await self.source_answers()
             steps = handler(self, *args, **kwargs)
             try:
-                first = next(steps)
+                apart = next(steps)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
-            return await self.threads.finish(steps, first)
+            return await self.threads.finish(steps, apart)
         except Exception as error:  # noqa: BLE001 - the point of this module
             counter.errors += 1
             raise _answer(self, error, handler.__name__) from None

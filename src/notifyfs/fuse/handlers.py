@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from notifyfs.core.entries import Inode
     from notifyfs.core.watches import Watches
     from notifyfs.passthrough.attributes import Attributes
-    from notifyfs.passthrough.files import Files, Handle
+    from notifyfs.passthrough.files import Files
+    from notifyfs.passthrough.handles import Handle
     from notifyfs.passthrough.judgement import Judgement
     from notifyfs.passthrough.listing import Listings
     from notifyfs.passthrough.names import Made, Names
@@ -120,10 +121,10 @@ class Handlers(pyfuse3.Operations):
 
     # Names
 
-    @in_steps
-    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> Steps[EntryAttributes]:
+    @on_source
+    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         try:
-            entry, found = yield from self._names.look_up(self._inodes[parent_inode], name, _caller(ctx))
+            entry, found = self._names.look_up(self._inodes[parent_inode], name, _caller(ctx))
         except FileNotFoundError:
             if self._absent is None:
                 raise

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import os
 
     from notifyfs.core.entries import Inode
-    from notifyfs.passthrough.files import Opened
+    from notifyfs.passthrough.handles import Opened
 
 
 def attributes(inode: Inode, found: os.stat_result, timeout: float) -> EntryAttributes:

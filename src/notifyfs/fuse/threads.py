@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from notifyfs.passthrough.pace import Until
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from notifyfs.passthrough.pace import Apart, Steps
+    from notifyfs.passthrough.pace import Apart, Steps, Until
 
 T = TypeVar("T")
 
@@ -36,24 +34,24 @@ class Threads:
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
 
-    async def finish(self, steps: Steps[T], first: Apart | Until) -> T:
-        """Return what *steps* do in the end; *first* is what they have yielded first."""
-        step = first
+    async def finish(self, steps: Steps[T], apart: Apart) -> T:
+        """Return what *steps* do in the end; *apart* is what they have yielded first."""
         try:
             while True:
                 try:
-                    outcome = await (_come(step) if isinstance(step, Until) else self.run(*step))
+                    outcome = await self.run(*apart)
                 except Exception as error:  # noqa: BLE001 - it is theirs
-                    step = steps.throw(error)
+                    apart = steps.throw(error)
                 else:
-                    step = steps.send(outcome)
+                    apart = steps.send(outcome)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         finally:
             steps.close()
 
 
-async def _come(until: Until) -> None:
+async def come_about(until: Until) -> None:
+    """Return when it has."""
     come = trio.Event()
     until.then(come.set)
     await come.wait()

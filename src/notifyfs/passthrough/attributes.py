@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from notifyfs.core.changes import Change
     from notifyfs.core.entries import Entry, Inode
     from notifyfs.passthrough.attribution import Attribution
-    from notifyfs.passthrough.files import Files, Handle
+    from notifyfs.passthrough.files import Files
+    from notifyfs.passthrough.handles import Handle
     from notifyfs.passthrough.judgement import Judgement
     from notifyfs.passthrough.pace import Steps
     from notifyfs.passthrough.permission import Permission
@@ -87,11 +88,13 @@ class Attributes:
             call = partial(_set, wanted, opened, waits)
             return self._permission.ready(caller, call, more, None if takes else 0)
 
-        if wanted.size is None:
-            found = yield from self._permission.pace.do(caller.uid, act(False), fd)  # noqa: FBT003 - as above
+        pace = self._permission.pace
+        if wanted.size is not None:
+            found = yield from pace.free(caller.uid, act, fd, much=frees_much(before, wanted.size))
+        elif pace.slow:
+            found = yield from pace.do(caller.uid, act(False), fd)  # noqa: FBT003 - as above
         else:
-            much = frees_much(before, wanted.size)
-            found = yield from self._permission.pace.free(caller.uid, act, fd, much=much)
+            found = pace.timed(act(False), fd)  # noqa: FBT003 - as above
         self._judgement.changed(inode, found)
         other = wanted.mode is not None or owner or found.st_mode != before.st_mode
         operation = SETATTRS[wanted.size is not None, wanted.atime is not None, wanted.mtime is not None, other]

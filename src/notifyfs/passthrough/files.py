@@ -14,11 +14,10 @@ import os
 import stat
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from notifyfs.core.changes import Change
+from notifyfs.passthrough.handles import Handle, Opened, Written
 from notifyfs.passthrough.pace import frees_much
 from notifyfs.passthrough.permission import DROPPED_FLAGS, JUDGED
 from notifyfs.passthrough.source import magic
@@ -43,53 +42,6 @@ log = logging.getLogger(__name__)
 
 PRIVILEGED: Final = stat.S_ISUID | stat.S_ISGID
 _READ: Final = 128 << 10  # what the kernel reads ahead, unless told otherwise
-
-
-@attrs.define(eq=False)
-class Handle:
-    """One open file or directory: what FUSE calls a file handle is its descriptor's number."""
-
-    fd: int
-    entry: Entry
-    """The name it was opened through; the events of the handle are told to its directory."""
-    caller: Caller
-    writable: bool = False
-    appends: bool = False
-    """It was opened for writing with O_APPEND."""
-    direct: bool = False
-    """The kernel's page cache is bypassed: it cannot be mapped, and the kernel does not clear setuid."""
-    waits: bool = False
-    """Each write waits for the disk (O_SYNC, O_DSYNC)."""
-    may_be_mapped: bool = False
-    """What is written may be the pages of a shared map."""
-    written: bool = False
-    """Something was, since it was last flushed."""
-    failed: bool = False
-    """Something that was written, and may have been pages of a map, had no room."""
-    stripped: bool = False
-    """The last write cleared setuid or setgid, and nobody was told."""
-
-    def change(self, operation: Operation, *, locked: bool = False) -> Change:
-        """It was done through this handle: by whoever opened it, for the kernel names no other."""
-        held = ((self.entry.inode.number, b""),) if locked else ()
-        return Change(operation, self.entry, self.caller, None, False, (), held)  # noqa: FBT003 - each request pays for words
-
-
-class Opened(NamedTuple):
-    """What an open gave."""
-
-    handle: Handle
-    change: Change
-    keep: bool
-    """The kernel's pages of the file hold what the source has."""
-    found: os.stat_result
-
-
-class Written(NamedTuple):
-    """What a write did: how many bytes, and why not more."""
-
-    length: int
-    error: OSError | None
 
 
 class Files:
@@ -175,29 +127,40 @@ class Files:
             try:
                 call = partial(_open, how | os.O_CLOEXEC)
                 fd = yield from self._permission.pace.apart(caller.uid, call, self._source.fd(inode))
-                return (yield from self._finish(fd, entry, flags, caller))
+                found = self._admitted(fd, entry, flags, caller)
+                return (yield from self._truncated(fd, entry, flags, caller, found))
             finally:
                 self._inodes.drop(entry)  # who dies of that, FORGET says: the kernel has them yet
-        return (yield from self._finish(fd, entry, flags, caller))
+        found = self._admitted(fd, entry, flags, caller)
+        if flags & os.O_TRUNC:
+            return (yield from self._truncated(fd, entry, flags, caller, found))
+        return self._opened("open", fd, entry, flags, caller, found)
 
-    def _finish(self, fd: int, entry: Entry, flags: int, caller: Caller) -> Steps[Opened]:
-        """*fd* is open: the rest of ``open``."""
-        operation: Operation = "open"
-        inode = entry.inode
+    def _admitted(self, fd: int, entry: Entry, flags: int, caller: Caller) -> os.stat_result:
+        """The attributes of *fd*, which was just opened; it is closed where the caller may not have it."""
         try:
             found = os.fstat(fd)
             if not found.st_nlink and entry.live and (entry.parent, entry.name) not in self._source.changing:
                 self._check_still_there(entry)
-            if self._permission.in_doubt(inode, fd, caller, found):
+            if self._permission.in_doubt(entry.inode, fd, caller, found):
                 self._permission.check_may_open(fd, flags, caller)
+        except BaseException:
+            os.close(fd)
+            raise
+        return found
+
+    def _truncated(self, fd: int, entry: Entry, flags: int, caller: Caller, before: os.stat_result) -> Steps[Opened]:
+        """The rest of ``open``, with O_TRUNC where *flags* has it."""
+        operation: Operation = "open"
+        found = before
+        try:
             if flags & os.O_TRUNC:
-                before = found
                 found = yield from self._truncate(fd, before, caller)
                 operation = "open and truncate"
-                inode.told_size(0)
+                entry.inode.told_size(0)
                 if before.st_mode & ~found.st_mode & PRIVILEGED:  # other bits change by others: there is no lock here
                     operation = "open, truncate and strip"
-                    self._forget(inode.number)
+                    self._forget(entry.inode.number)
         except BaseException:
             os.close(fd)
             raise
@@ -347,9 +310,10 @@ class Files:
         """The last close; the descriptor is the caller's to close, after it was told."""
         entry, user = handle.entry, handle.caller.uid
         del self.handles[handle.fd]
-        self._held[user] -= 1
-        if not self._held[user]:
+        if self._held[user] == 1:
             del self._held[user]
+        else:
+            self._held[user] -= 1
         self._source.take_back(entry.inode, handle.fd)
         changes = [handle.change("close after writing" if handle.writable else "close")]
         for inode in self._inodes.drop(entry):

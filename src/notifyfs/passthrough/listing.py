@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from notifyfs.core.entries import Inode
-    from notifyfs.passthrough.files import Handle
+    from notifyfs.passthrough.handles import Handle
     from notifyfs.passthrough.source import Source
 
 OWN: Final = (b".", b"..")

@@ -36,11 +36,11 @@ class Names:
         self._permission = permission
         self._attribution = attribution
 
-    def look_up(self, parent: Inode, name: bytes, caller: Caller) -> Steps[tuple[Entry, os.stat_result]]:
-        """Find *name* in *parent* as the source has it now."""
+    def look_up(self, parent: Inode, name: bytes, caller: Caller) -> tuple[Entry, os.stat_result]:
+        """Find *name* in *parent* as the source has it now. ``Until``: it is being changed."""
         permission, changing = self._permission, self._source.changing
-        while changing and (until := changing.get((parent, name))) is not None:
-            yield until
+        if changing and (until := changing.get((parent, name))) is not None:
+            raise until
         if permission.in_doubt(parent, self._source.fd(parent), caller, refusal=errno.EACCES):
             with permission.as_caller(caller):
                 entry, found = self._source.look(parent, name)

@@ -1,8 +1,8 @@
 """Calls on the source that may take long, left to a thread.
 
 A function in steps is a generator. Nothing of what it changes is half changed where it yields: a call
-to be made in a thread, of which it is sent the outcome, or something to wait for. Other requests are served
-meanwhile. Where nothing takes long it yields nothing, and is as good as a plain function.
+to be made in a thread, of which it is sent the outcome. Other requests are served meanwhile. Where nothing
+takes long it yields nothing, and is as good as a plain function.
 
 What takes long is known before: by what is asked (blocks to free, a lease to break), or because the source
 was slow a moment ago (a journal that is being written, a disk that does not keep up with what is written).
@@ -46,12 +46,11 @@ class Apart(NamedTuple):
     call: Callable[[], Any]
 
 
-class Until:
-    """Something that will come about on the loop, in no thread."""
-
-    __slots__ = ("_then",)
+class Until(Exception):  # noqa: N818 - no error, but a way out that costs nothing where it is not taken
+    """Raised by who has done nothing yet, and has to wait: for something that will come about on the loop."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._then: list[Callable[[], None]] = []
 
     def then(self, act: Callable[[], None]) -> None:
@@ -64,7 +63,7 @@ class Until:
             act()
 
 
-Steps = Generator[Apart | Until, Any, T]
+Steps = Generator[Apart, Any, T]
 """What a function in steps returns, and what it does in the end."""
 
 
