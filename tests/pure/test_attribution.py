@@ -11,6 +11,7 @@ import pytest
 
 from notifyfs.core.instances import Instance
 from notifyfs.core.queue import Queue
+from notifyfs.passthrough.attribution import Attribution
 from notifyfs.protocol import flags
 from notifyfs.system.callers import Caller
 from tests.conftest import wait_until
@@ -169,3 +170,15 @@ def test_who_is_not_listened_to_is_not_looked_at(place: Directory) -> None:
     assert change is not None
     assert (change.entry, change.others) == (first, (second,))
     assert change.locked == ((first.inode.number, b""),)
+
+
+def test_without_a_cache_who_looked_it_up_before_it_had_another_name_uses_the_first(place: Directory) -> None:
+    """Found by scripts/overlap: with cache=never a truncation was told by both names."""
+    attribution = Attribution(place.watches, lambda _parent, _name: None, 0.0, lambda: place.now)
+    inode = looked_up(place, b"one").inode
+    first = inode.entry
+    attribution.linked(inode)
+    done(place.names.link(inode, place.top, b"two", CALLER))
+    assert attribution.reached(inode, CALLER) == [first]
+    place.now += 0.2
+    assert len(attribution.reached(inode, CALLER)) == 2

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from notifyfs.system.callers import Caller
 
 _MOST_THREADS: Final = 1024  # more than are ever between a LOOKUP and the request that it was for
+_UNDER_WAY: Final = 0.1
+"""Seconds for which a request may be under way that was looked up when its file had one name."""
 _MOST_CACHED: Final = 1024  # files linked a moment ago: their first names are expired anyway
 
 
@@ -41,7 +43,7 @@ class Attribution:
         self._clock = clock
         self._watches = watches
         self._expire = expire
-        self._timeout = timeout
+        self._timeout = max(timeout, _UNDER_WAY)
         # The name by which a thread has just looked up a file that has several: FUSE's next
         # request from that thread names only the inode.
         self._looked: dict[int, Entry] = {}
