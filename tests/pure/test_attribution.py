@@ -174,6 +174,7 @@ def test_who_is_not_listened_to_is_not_looked_at(place: Directory) -> None:
 
 def test_without_a_cache_who_looked_it_up_before_it_had_another_name_uses_the_first(place: Directory) -> None:
     """Found by scripts/overlap: with cache=never a truncation was told by both names."""
+    (place.root / "one").touch()
     attribution = Attribution(place.watches, lambda _parent, _name: None, 0.0, lambda: place.now)
     inode = looked_up(place, b"one").inode
     first = inode.entry
